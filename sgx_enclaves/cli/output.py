@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Union
 
@@ -141,13 +141,14 @@ def message(text: str) -> None:
 
 def write_output(
     args: argparse.Namespace, data: bytes, *more: Union[str, Path], mode: int = 0o666
-) -> None:
-    """Write what `-o` names; a pipe or a device is written to, never replaced.
+) -> dict[str, object]:
+    """Write what `-o` names, and return what JSON has of it; a pipe or a device is never replaced.
 
     A file that is there is replaced with `--force` only, and no input ever: what another argument
     names, and `more`. The umask takes away of `mode`.
     """
     path = str(args.output)
+    written = {"file": path, "size": len(data), "sha256": sha256_of(data)}
     found = None
     with system_errors(path, "cannot be written"), contextlib.suppress(FileNotFoundError):
         found = os.stat(path)
@@ -158,32 +159,30 @@ def write_output(
             os.set_blocking(descriptor, True)
             with open(descriptor, "wb") as stream:
                 stream.write(data)
-        return
+        return written
     refused = None
     if os.path.islink(path):
         refused = ("it is a symbolic link", "name the file itself")
     elif found is not None and not stat.S_ISREG(found.st_mode):
         refused = ("it is no file, pipe or character device", "name a file")
-    elif found is not None and any(_is_same(name, found) for name in (*_named(args), *more)):
+    elif found is not None and _is_input(args, found, more):
         refused = ("it is one of the inputs", "name another file")
     elif found is not None and not args.force:
         refused = ("it is there already", "name another file, or replace it with --force")
     if refused is not None:
         raise InputError(f"cannot be written: {refused[0]}", file=path, hint=refused[1])
     write_file(path, data, mode)
+    return written
 
 
-def _named(args: argparse.Namespace) -> Iterator[Union[str, Path]]:
-    """What may be a file's name among the arguments, but for what is written."""
-    for name, value in vars(args).items():
+def _is_input(args: argparse.Namespace, found: os.stat_result, more: Iterable[object]) -> bool:
+    """Whether a file is one of `more`, or one that an argument names besides what is written."""
+    named = [value for name, value in vars(args).items() if name not in _NO_INPUTS]
+    for value in (*more, *named):
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, (str, Path)) and name not in _NO_INPUTS:
-                yield item
-
-
-def _is_same(name: Union[str, Path], found: os.stat_result) -> bool:
-    with contextlib.suppress(OSError, ValueError):
-        return os.path.samestat(os.stat(name), found)
+            with contextlib.suppress(OSError, ValueError):
+                if isinstance(item, (str, Path)) and os.path.samestat(os.stat(item), found):
+                    return True
     return False
 
 
@@ -196,13 +195,9 @@ def write_and_say(
     **facts: object,
 ) -> None:
     """Write what `-o` names, and say what it is, as `answer` does; lines begin with its name."""
-    write_output(args, data, mode=mode)
+    written = write_output(args, data, mode=mode)
     named = report if isinstance(report, str) else [f"{args.output}: {line}" for line in report]
-    answer(args, {**_written(args, data), **facts}, named)
-
-
-def _written(args: argparse.Namespace, data: bytes) -> dict[str, object]:
-    return {"file": str(args.output), "size": len(data), "sha256": sha256_of(data)}
+    answer(args, {**written, **facts}, named)
 
 
 def print_or_write(args: argparse.Namespace, text: str, *, name: str = "") -> None:
@@ -212,9 +207,7 @@ def print_or_write(args: argparse.Namespace, text: str, *, name: str = "") -> No
     """
     text, facts = text.rstrip("\n"), dict[str, object]()
     if args.output is not None:
-        data = f"{text}\n".encode()
-        write_output(args, data)
-        facts = _written(args, data)
+        facts = write_output(args, f"{text}\n".encode())
     if name and args.json:
         out_json({name: text, **facts})
     elif args.output is None:
@@ -284,18 +277,12 @@ def _write(text: str) -> None:
             sys.stdout.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
         if not text:
             sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our output went away; that is its business, not an error.
-        drop()
     except OSError as error:
-        drop()
-        problem = f"standard output cannot be written: {error.strerror or error}"
-        hint = "the exit status is no verdict; make room, or write elsewhere"
-        raise InputError(problem, hint=hint) from None
-
-
-def drop() -> None:
-    """Let all further output, and what is still buffered, vanish."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
+        # All further output, and what is still buffered, vanishes.
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), sys.stdout.fileno())
+        # That a reader of our output goes away is its business, and no error.
+        if not isinstance(error, BrokenPipeError):
+            problem = f"standard output cannot be written: {error.strerror or error}"
+            hint = "the exit status is no verdict; make room, or write elsewhere"
+            raise InputError(problem, hint=hint) from None
