@@ -72,23 +72,8 @@ def pieces_from_child(
         os.close(reader)
         _work(work, writer, what, parent, seconds, memory)
     os.close(writer)
-    source = _Source(reader, what, seconds)
     try:
-        while True:
-            head = source.take(_PIECE.size)
-            kind, size = _PIECE.unpack(head) if len(head) == _PIECE.size else (b"", 0)
-            if size > memory:
-                raise LimitError(what, expected=f"at most {memory} bytes of answer")
-            piece = source.take(size)
-            if kind == b"D" and len(piece) == size:
-                yield piece
-            elif kind == b"E":
-                return
-            elif kind == b"X" and len(piece) == size:
-                raise _error(piece)
-            else:
-                limits = f"at most {memory // MIB} MiB of memory, {seconds:.0f} s"
-                raise LimitError(what, expected=limits)
+        yield from _pieces(reader, what, seconds, memory)
     finally:
         os.close(reader)
         with contextlib.suppress(ProcessLookupError):
@@ -96,40 +81,46 @@ def pieces_from_child(
         os.waitpid(child, 0)
 
 
-class _Source:
-    """What the child has written, waited for no longer than it may take in all."""
+def _pieces(reader: int, what: str, seconds: float, memory: int) -> Generator[bytes, None, None]:
+    """The pieces that a child writes, waited for no longer than it may take in all."""
+    ahead, left = bytearray(), seconds
 
-    def __init__(self, reader: int, what: str, seconds: float) -> None:
-        self._reader = reader
-        self._what = what
-        self._left = seconds
-        self._ahead = bytearray()
-
-    def take(self, size: int) -> bytes:
+    def take(size: int) -> bytes:
         """So many bytes; fewer where the child has ended."""
-        while len(self._ahead) < size and (more := self._wait()):
-            self._ahead += more
-        with memoryview(self._ahead) as ahead:
-            taken = bytes(ahead[:size])
-        del self._ahead[:size]
+        nonlocal left
+        while len(ahead) < size:
+            start = time.monotonic()
+            ready, _, _ = select.select([reader], [], [], max(0.0, left))
+            left -= time.monotonic() - start
+            if not ready:
+                raise LimitError(what, expected="an answer in time")
+            if not (more := os.read(reader, _PIPE)):
+                break
+            ahead.extend(more)
+        with memoryview(ahead) as held:
+            taken = bytes(held[:size])
+        del ahead[:size]
         return taken
 
-    def _wait(self) -> bytes:
-        start = time.monotonic()
-        ready, _, _ = select.select([self._reader], [], [], max(0.0, self._left))
-        self._left -= time.monotonic() - start
-        if not ready:
-            raise LimitError(self._what, expected="an answer in time")
-        return os.read(self._reader, _PIPE)
+    while True:
+        head = take(_PIECE.size)
+        kind, size = _PIECE.unpack(head) if len(head) == _PIECE.size else (b"", 0)
+        if size > memory:
+            raise LimitError(what, expected=f"at most {memory} bytes of answer")
+        piece = take(size)
+        if kind == b"D" and len(piece) == size:
+            yield piece
+        elif kind == b"E":
+            return
+        elif kind == b"X" and len(piece) == size:
+            # Costs as much to import as a child takes to start, and mostly there is no error.
+            import json  # noqa: PLC0415
 
-
-def _error(piece: bytes) -> SgxEnclavesError:
-    # Costs as much to import as the child takes to start, and mostly there is no error.
-    import json  # noqa: PLC0415
-
-    fields = json.loads(piece)
-    error: SgxEnclavesError = getattr(errors, fields.pop("kind"))(**fields)
-    return error
+            fields = json.loads(piece)
+            raise getattr(errors, fields.pop("kind"))(**fields)
+        else:
+            limits = f"at most {memory // MIB} MiB of memory, {seconds:.0f} s"
+            raise LimitError(what, expected=limits)
 
 
 def _work(

@@ -21,7 +21,6 @@ from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
 from sgx_enclaves.files import Readable
 from sgx_enclaves.limits import MIB, ArchiveLimits, at_most
 
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # As much as the zstd program itself takes by default.
 _WINDOW_LOG = 27
 _MODULES = ("compression.zstd", "backports.zstd", "zstandard", "pyzstd")
@@ -36,7 +35,7 @@ def _zstd() -> Any:
     return None
 
 
-_MAGICS = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "zstd": ZSTD_MAGIC}
+_MAGICS = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "zstd": b"\x28\xb5\x2f\xfd"}
 _INPUT_CHUNK = 64 << 10
 _OUTPUT_CHUNK = 256 << 10
 # xz -9 needs 65 MiB to decompress; more is a dictionary made to hurt.
@@ -45,15 +44,13 @@ _XZ_MEMORY = 96 * MIB
 # some tools begin one for every file.
 _STREAMS = 1024
 _FRAMES = 1 << 20
-
-
-# What the decompressors have in common: `eof`, `unused_data`, and `decompress(data, max_length)`.
-_Decoder = Any
 _BOMB = "this looks like a decompression bomb"
 
 
-def _drain(decoder: _Decoder, data: bytes) -> Iterator[bytes]:
-    """Yield all that the input gives, in chunks of bounded size."""
+def _drain(decoder: Any, data: bytes) -> Iterator[bytes]:
+    """Yield all that the input gives, in chunks of bounded size, from whatever decompressor: all
+    have `eof`, `unused_data`, and `decompress(data, max_length)`.
+    """
     while True:
         out = decoder.decompress(data, _OUTPUT_CHUNK)
         if out:
@@ -64,17 +61,12 @@ def _drain(decoder: _Decoder, data: bytes) -> Iterator[bytes]:
             return
 
 
+_lzma = functools.partial(lzma.LZMADecompressor, memlimit=_XZ_MEMORY)
 # How each kind is unpacked, and what is raised when it is broken.
-_DECODERS: Mapping[str, tuple[Callable[[], _Decoder], type[Exception]]] = {
-    "gzip": (lambda: zlib.decompressobj(wbits=31), zlib.error),
-    "xz": (
-        lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
-        lzma.LZMAError,
-    ),
-    "lzma": (
-        lambda: lzma.LZMADecompressor(format=lzma.FORMAT_ALONE, memlimit=_XZ_MEMORY),
-        lzma.LZMAError,
-    ),
+_DECODERS: Mapping[str, tuple[Callable[[], Any], type[Exception]]] = {
+    "gzip": (functools.partial(zlib.decompressobj, wbits=31), zlib.error),
+    "xz": (functools.partial(_lzma, lzma.FORMAT_XZ), lzma.LZMAError),
+    "lzma": (functools.partial(_lzma, lzma.FORMAT_ALONE), lzma.LZMAError),
     "bzip2": (bz2.BZ2Decompressor, OSError),
 }
 
@@ -169,7 +161,7 @@ def _pulled(packed: _Packed, reader: Readable, broken: type[Exception]) -> Itera
 
 
 def _streams(
-    packed: _Packed, kind: str, make: Callable[[], _Decoder], broken: type[Exception]
+    packed: _Packed, kind: str, make: Callable[[], Any], broken: type[Exception]
 ) -> Iterator[bytes]:
     """Unpack one or more streams back to back, as all of them allow."""
     pending = packed.read()

@@ -139,9 +139,6 @@ def duration(seconds: float) -> str:
 @contextmanager
 def elapsed(progress: Progress, name: str) -> Iterator[None]:
     """Show each second how long something takes that cannot say how far it is."""
-    if progress is silent:
-        yield
-        return
     ended = threading.Event()
     begun = time.monotonic()
 
