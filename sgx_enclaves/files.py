@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files and directories: read bounded, written whole or not at all, locked, digested.
-
-Besides: worker processes that do not outlive the program that started them.
+"""Files and directories: read bounded, written whole or not at all, locked, digested; and processes
+that do not outlive the one that started them.
 """
 
 from __future__ import annotations
@@ -27,11 +26,8 @@ _LOCK_POLL = 0.1
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """The content of a regular file, or of standard input where the path is `-`.
-
-    Raises:
-        InputError: it cannot be read, or is no regular file.
-        LimitError: there is more than `limit` bytes.
+    """The content of a regular file, or of standard input where the path is `-`: an InputError if
+    it cannot be read, a LimitError if it has more than `limit` bytes.
     """
     parts, left = [], limit + 1
     reading = system_errors(path, "cannot be read", hint="check path and rights")
@@ -85,12 +81,8 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
-    """Replace `path` with `data` atomically: readers see the old file or the new one.
-
-    The directory is there. From the mode, the umask takes away.
-
-    Raises:
-        InputError: it cannot be written; nothing is left behind.
+    """Replace `path`, in a directory that is there, with `data` atomically: readers see the old
+    file or the new one. The umask takes away of the mode; after an InputError nothing is left.
     """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{os.urandom(6).hex()}")
@@ -161,11 +153,9 @@ def locked(
     try:
         deadline = time.monotonic() + timeout
         while True:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
-                pass
             if waiting is not None:
                 waiting()
                 waiting = None
@@ -276,9 +266,8 @@ def _entry(path: Path, name: str) -> Entry:
 def digest_entries(entries: Iterable[Entry]) -> str:
     """SHA-256 in hexadecimal over a tree's entries, in the order of their paths' bytes.
 
-    Each is three fields, kind, path and value, and each field ends with a zero byte,
-    which none of them can hold. The same tree has the same digest whether it lies in a
-    directory or in an archive (see `release.archive`, docs/releases.md).
+    Each is three fields, kind, path and value, and each field ends with a zero byte, which none of
+    them can hold. So a tree has one digest, in a directory or an archive (docs/releases.md).
     """
     digest = hashlib.sha256()
     fields = ([part.encode("utf-8", "surrogateescape") for part in entry] for entry in entries)
