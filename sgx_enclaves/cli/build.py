@@ -79,21 +79,16 @@ def contents(args: argparse.Namespace) -> int:
         raise InputError(
             "--expect needs 64 lower-case hexadecimal digits", found=repr(args.expect)[:80]
         )
-    archives = [_archive(path, args.list) for path in args.archives]
-    wrong = any(a["contents_sha256"] != args.expect for a in archives if args.expect is not None)
-    output.answer(
-        args, {"archives": archives}, "contents.txt", archives=archives, expected=args.expect
-    )
-    return int(wrong)
-
-
-def _archive(path: Path, with_entries: bool) -> dict[str, object]:
-    held = read_contents(path, progress=output.progress())
-    made: dict[str, object] = {"file": str(path), "contents_sha256": held.sha256}
-    made |= {"sha256": held.archive_sha256, "top": held.top}
-    if with_entries:
-        made["entries"] = [[entry.kind, entry.path, entry.value] for entry in held.entries]
-    return made
+    archives = []
+    for path in args.archives:
+        held = read_contents(path, progress=output.progress())
+        archive: dict[str, object] = {"file": str(path), "contents_sha256": held.sha256}
+        archive |= {"sha256": held.archive_sha256, "top": held.top}
+        archive |= {"entries": as_plain(held.entries)} if args.list else {}
+        archives.append(archive)
+    plain = {"archives": archives}
+    output.answer(args, plain, "contents.txt", archives=archives, expected=args.expect)
+    return int(any(a["contents_sha256"] != args.expect for a in archives if args.expect))
 
 
 def toolchain(args: argparse.Namespace) -> int:

@@ -74,15 +74,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if not arguments:
-        output.out_report(usage())
-        return EXIT_UNVERIFIABLE
-    verb, *rest = arguments
+    verb, *rest = arguments or ["help"]
     if verb == "help" and rest:
         verb, rest = rest[0], ["--help"]
     if verb in ("-h", "--help", "help"):
         output.out_report(usage())
-        return 0
+        return 0 if arguments else EXIT_UNVERIFIABLE
     if verb == "--version":
         output.out(f"sgx-enclaves {__version__}")
         return 0

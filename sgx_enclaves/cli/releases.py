@@ -155,19 +155,13 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     if args.output is None:
         raise InputError("no file is named to write to", hint="name it with -o")
     part = release.only([enclave.name for enclave in release.enclaves if enclave.may_ship])
-    signed = vendor.read_signed_enclaves(
-        part, vendor.fetch_signed(part, arguments.chosen_fetcher(args))
-    )
+    archives = vendor.fetch_signed(part, arguments.chosen_fetcher(args))
+    signed = vendor.read_signed_enclaves(part, archives)
     data = pack_members({enclave.member: signed[enclave.name] for enclave in part.enclaves})
-    enclaves = [
-        {
-            "name": enclave.name,
-            "member": enclave.member,
-            "sha256": sha256_of(signed[enclave.name]),
-            "pinned": bool(enclave.signed_sha256),
-        }
-        for enclave in part.enclaves
-    ]
+    enclaves = []
+    for enclave in part.enclaves:
+        pin = {"sha256": sha256_of(signed[enclave.name]), "pinned": bool(enclave.signed_sha256)}
+        enclaves.append({"name": enclave.name, "member": enclave.member, **pin})
     sha512 = hashlib.sha512(data).hexdigest()
     output.write_and_say(args, data, "repacked.txt", enclaves=enclaves, sha512=sha512)
     return 0
@@ -263,10 +257,6 @@ def _write_signed(
 
 
 def _entry(kind: str, release: Release, name: str, file: Fetched) -> dict[str, object]:
+    about = {"kind": kind, "release": release.name, "id": name}
     fields = ("path", "sha256", "contents_sha256", "size", "url", "pinned", "rejected")
-    return {
-        "kind": kind,
-        "release": release.name,
-        "id": name,
-        **{field: as_plain(getattr(file, field)) for field in fields},
-    }
+    return {**about, **{field: as_plain(getattr(file, field)) for field in fields}}
