@@ -28,12 +28,11 @@ from sgx_enclaves.errors import ArchiveError, BuildError, DigestError, InputErro
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, at_most
 from sgx_enclaves.plain import record
 from sgx_enclaves.progress import Progress, silent
-from sgx_enclaves.tar import KIND_WORDS, Member, TarStream, open_tar
+from sgx_enclaves.tar import KIND_WORDS, TarStream, open_tar
 
 if TYPE_CHECKING:
     from sgx_enclaves.release.fetch import Fetched
 
-_GIT = ".git"
 # Contents that are pinned have no times; a fixed one keeps `make` from seeing what the
 # packer chose. Not 1970: some tools take early times for none.
 _NO_TIME = 315_619_200  # 1980-01-02
@@ -209,8 +208,13 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int]) ->
         taken.add(name)
         if member.kind == files.LINK:
             links[name] = member.target
-        else:
-            _write(path, member, stream, member.mtime if mtime is None else mtime)
+            continue
+        with path.open("xb") as out:
+            out.writelines(stream.content())
+            out.flush()
+            os.fchmod(out.fileno(), 0o755 if member.kind == files.PROGRAM else 0o644)
+            time = member.mtime if mtime is None else mtime
+            os.utime(out.fileno(), (time, time))
     # last, so that no file can be written through a link
     for name, target in links.items():
         (root / name).symlink_to(target)
@@ -220,15 +224,6 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int]) ->
             file=stream.file,
             hint=f"{strip} leading parts of each name are dropped",
         )
-
-
-def _write(path: Path, member: Member, stream: TarStream, mtime: int) -> None:
-    with path.open("xb") as out:
-        for chunk in stream.content():
-            out.write(chunk)
-        out.flush()
-        os.fchmod(out.fileno(), 0o755 if member.kind == files.PROGRAM else 0o644)
-        os.utime(out.fileno(), (mtime, mtime))
 
 
 def lay_out(
@@ -267,14 +262,9 @@ def copy_tree(source: Path, tree: Path) -> str:
     """Copy a ready-made tree, without its `.git`; its digest, as `files.digest_entries` has it."""
     if not source.is_dir():
         raise BuildError("there is no such source tree", file=str(source))
+    git = shutil.ignore_patterns(".git")
     try:
-        shutil.copytree(
-            source,
-            tree,
-            symlinks=True,
-            dirs_exist_ok=True,
-            ignore=lambda _folder, names: [name for name in names if name == _GIT],
-        )
+        shutil.copytree(source, tree, symlinks=True, dirs_exist_ok=True, ignore=git)
         return files.digest_entries(files.tree_entries(tree))
     except shutil.Error as error:
         path, _target, reason = error.args[0][0]

@@ -281,19 +281,18 @@ def _build_again(
     request.say("building a second time, in another path and otherwise different")
     second, work = into / _SECOND, into / _SECOND / _WORK
     make_folder(second / LOGS)
-    others: dict[str, EnclaveRecord] = {}
+    others: list[EnclaveRecord] = []
     try:
         for item in inputs:
             like, showed = _otherwise(item.plan, request.place.isolated, work)
             scratch = work / f"second-{item.plan.release.name}"
             _, built = TreeBuilder(request, item, like, scratch, second).build()
-            others.update({enclave.name: enclave for enclave in built})
+            others += built
     finally:
         if not request.keep:
             remove_tree(work)
     differences: list[BuildDifference] = []
-    for one in enclaves:
-        other = others[one.name]
+    for one, other in zip(enclaves, others):
         for kept, again in ((one.unsigned, other.unsigned), (one.config, other.config)):
             if kept is not None and again is None:
                 differences.append(BuildDifference(kept.file, None, 0, None))

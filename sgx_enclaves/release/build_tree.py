@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from textwrap import shorten
-from typing import Optional, Union
+from typing import Optional
 
 from sgx_enclaves.catalogue.records import Build, Catalogue, OwnBuild, Release, Step, Toolchain
 from sgx_enclaves.enclave.config import Config
@@ -61,21 +61,19 @@ _EPOCH = "315532800"
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build, the enclaves that a release requires, and how.
+    """What to build, the enclaves that a release requires, where and how.
 
     Attributes:
         catalogue: all releases; some enclaves are built in the tree of another one.
-        place: where.
         say: gets what is being done, a line each time.
-        toolchain: `HOST` takes whatever is there; the result is no reproducible build.
-        tools: prefixes whose programs come first in a build with `HOST`.
+        toolchain: `HOST` takes whatever is there, first in the prefixes `tools`.
         route: which way the trees are made; see `Release.along`.
         source_dir: a ready-made tree to build from instead of the pinned sources.
         twice: build a second time, otherwise, and compare.
         jobs: makes that may run at once.
         processors: how many a step may use; it stands for `{jobs}` in its command.
         make_timeout: seconds for each enclave's make.
-        keep: keep the trees.
+        keep: do not remove the trees.
     """
 
     catalogue: Catalogue
@@ -178,6 +176,7 @@ class TreeBuilder:
         self._name = self.plan.release.name
         self._log_prefix = "" if self._name == self.request.release.name else f"{self._name}."
         self.steps: list[StepRecord] = []
+        self.wrong_configs: dict[str, str] = {}
         self.progress = TreeProgress(self.scratch.with_name(f"{self.scratch.name}.progress"))
 
     def build(self) -> tuple[TreeRecord, list[EnclaveRecord]]:
@@ -244,14 +243,14 @@ class TreeBuilder:
     def _run(self) -> list[EnclaveRecord]:
         enclaves, jobs = self.plan.enclaves, self.request.jobs
         failed = self._prepare(self._patches(), None)
-        configs = self._read_configs()
+        self._read_configs()
         failed = self._prepare(self.plan.build.steps, failed)
         if failed is not None:
             problem = f"{failed.id} {failed.message}; see {failed.log}"
             return [self._failed(enclave, problem) for enclave in enclaves]
 
         def make(group: Sequence[EnclavePlan]) -> list[EnclaveRecord]:
-            return [self._make(item, configs[item.name]) for item in group]
+            return [self._make(item) for item in group]
 
         with ThreadPoolExecutor(jobs) as pool:
             # without a thread for one job, since not every place may be used from another one
@@ -290,29 +289,27 @@ class TreeBuilder:
             failed = None if record.outcome is StepOutcome.OK else record
         return failed
 
-    def _read_configs(self) -> dict[str, Union[bytes, SgxEnclavesError]]:
-        """Each `config.xml` as the patched sources have it, before any step could change it."""
-        kept = self.progress.configs
-        wrong: dict[str, SgxEnclavesError] = {}
+    def _read_configs(self) -> None:
+        """Read each `config.xml` as the patched sources have it: a step could change it."""
+        configs = self.progress.configs
         for enclave in self.plan.enclaves:
             name = enclave.build.config
             try:
-                if enclave.name not in kept:
+                if enclave.name not in configs:
                     data = _read(self.tree.path, name, DEFAULT_LIMITS.config_size)
                     Config.parse(data, name)
-                    kept[enclave.name] = data
+                    configs[enclave.name] = data
             except SgxEnclavesError as error:
-                wrong[enclave.name] = error
-        return {**kept, **wrong}
+                self.wrong_configs[enclave.name] = str(error)
 
-    def _make(self, enclave: EnclavePlan, config: Union[bytes, SgxEnclavesError]) -> EnclaveRecord:
+    def _make(self, enclave: EnclavePlan) -> EnclaveRecord:
         name, build, argv = f"make-{enclave.name}", enclave.build, tuple(enclave.make_command)
         make = Step(name, build.make_directory, argv, self.request.make_timeout)
         step = self._step(make, enclave.name)
         if step.outcome is not StepOutcome.OK:
             return self._failed(enclave, f"{name} {step.message}; see {step.log}")
-        if isinstance(config, SgxEnclavesError):
-            return self._failed(enclave, str(config))
+        if enclave.name in self.wrong_configs:
+            return self._failed(enclave, self.wrong_configs[enclave.name])
         try:
             unsigned = _read(self.tree.path, build.unsigned, DEFAULT_LIMITS.file_size)
             image = EnclaveImage.parse(unsigned, build.unsigned)
@@ -323,7 +320,7 @@ class TreeBuilder:
         try:
             files = (
                 self._keep(unsigned_name(enclave.file), unsigned, _UNSIGNED_MODE),
-                self._keep(config_name(enclave.file), config, 0o644),
+                self._keep(config_name(enclave.file), self.progress.configs[enclave.name], 0o644),
             )
             unstripped = self._keep_unstripped(enclave)
             return EnclaveRecord(enclave.name, enclave.file, self._name, *files, None, unstripped)

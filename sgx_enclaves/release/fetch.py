@@ -76,9 +76,7 @@ class Partial:
         """Start from nothing; the note goes first, so that no bytes are ever without it."""
         self.discard()
         self._note.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._note.with_suffix(".new")
-        fresh.write_text(f"{url}\n{validator}", "utf-8")
-        fresh.replace(self._note)
+        self._note.write_text(f"{url}\n{validator}", "utf-8")
 
     def discard(self) -> None:
         """Forget the bytes, then the note."""
@@ -89,10 +87,9 @@ class Partial:
 
 def path_of(cache: Path, artifact: Artifact, sha256: str = "") -> Path:
     """Where a file stays in a cache: by what it is looked for, else by the digest that it has."""
-    kind, digest = "sha256", artifact.sha256 or sha256
-    if artifact.sha256 is None and artifact.contents_sha256 is not None:
-        kind, digest = "contents", artifact.contents_sha256
-    return cache / kind / digest[:2] / digest[2:]
+    by_contents = artifact.sha256 is None and artifact.pinned
+    digest = artifact.sha256 or artifact.contents_sha256 or sha256
+    return cache / ("contents" if by_contents else "sha256") / digest[:2] / digest[2:]
 
 
 @record

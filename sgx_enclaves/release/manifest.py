@@ -224,19 +224,10 @@ class Manifest:
         }
 
 
-def unstripped_name(file: str) -> str:
-    """With its symbols."""
-    return f"libsgx_{file}.unstripped.so"
-
-
-def unsigned_name(file: str) -> str:
-    """The unsigned enclave in a built directory; `file` as in `Enclave.file`."""
-    return f"libsgx_{file}.so"
-
-
-def config_name(file: str) -> str:
-    """Its `config.xml` in a built directory."""
-    return f"libsgx_{file}.config.xml"
+# Files of a built directory by `Enclave.file`: unsigned, its config.xml, and with symbols.
+unsigned_name = "libsgx_{}.so".format
+config_name = "libsgx_{}.config.xml".format
+unstripped_name = "libsgx_{}.unstripped.so".format
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -171,13 +171,6 @@ class SignedFiles(Files[NamedData]):
         )
         self.refuse(enclave.name, stage, finding)
 
-    def take(self, enclave: Enclave, name: str, data: bytes, where: str) -> None:
-        """Take a file, if it is the one that the release pins."""
-        try:
-            self.files[enclave.name] = NamedData(name, _as_pinned(enclave, data, where))
-        except DigestError as error:
-            self.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
-
 
 def signed_of_directory(release: Release, folder: Path, log: StageLog) -> SignedFiles:
     """The signed enclaves that lie in a directory."""
@@ -191,7 +184,8 @@ def signed_of_directory(release: Release, folder: Path, log: StageLog) -> Signed
             try:
                 if path := _signed_in(folder, enclave):
                     data = read_file(str(path), DEFAULT_LIMITS.file_size)
-                    found.take(enclave, path.name, data, str(path))
+                    own = _as_pinned(enclave, data, str(path))
+                    found.files[enclave.name] = NamedData(path.name, own)
                 else:
                     found.missing("signed", enclave, str(folder), "put it there, or drop --signed")
             except SgxEnclavesError as error:
@@ -244,11 +238,15 @@ def _take_members(
     wanted = {enclave.member for enclave in enclaves}
     _, contents, _ = read_files(original.path, wanted.__contains__, sha256=original.sha256)
     for enclave in enclaves:
-        if enclave.member in contents:
-            found.take(enclave, enclave.signed_file, contents[enclave.member], name)
-        else:
+        if enclave.member not in contents:
             hint = "list the archive and correct the release's member"
             found.missing("signed", enclave, name, hint)
+            continue
+        try:
+            own = _as_pinned(enclave, contents[enclave.member], name)
+            found.files[enclave.name] = NamedData(enclave.signed_file, own)
+        except DigestError as error:
+            found.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
 
 
 def take_repack(
@@ -269,7 +267,7 @@ def take_repack(
     path, pin = (repack, None) if isinstance(repack, Path) else (repack.path, repack.sha256)
     of_vendor = {e.signed_file: e for e in release.enclaves if e.vendor == archive.id}
     digests, contents, sha256 = read_files(path, lambda m: _base(m) in of_vendor, sha256=pin)
-    taken: dict[str, bytes] = {}
+    taken: dict[str, NamedData] = {}
     for file, enclave in of_vendor.items():
         here = [member for member in contents if _base(member) == file]
         if len(here) > 1:
@@ -280,7 +278,8 @@ def take_repack(
                 hint="repack the vendor's archive again, with one of them",
             )
         for member in here:
-            taken[file] = _as_pinned(enclave, contents[member], str(path))
+            own = _as_pinned(enclave, contents[member], str(path))
+            taken[enclave.name] = NamedData(file, own)
     if not contents:
         raise InputError(
             f"the repacked archive holds no enclave of {release.name}",
@@ -293,14 +292,13 @@ def take_repack(
         whole = read_files(original.path, lambda _member: False, sha256=original.sha256)
         theirs |= _base_names(whole[0])
     same = ours & theirs
+    found.files.update(taken)
     for file, enclave in of_vendor.items():
-        if file in taken:
-            found.files[enclave.name] = NamedData(file, taken[file])
-            if original is None and file not in dict(same):
-                found.to_prove.add(enclave.name)
-        else:
+        if enclave.name not in taken:
             hint = "the repack leaves it out; give the vendor's archive to check it"
             found.missing("repack", enclave, str(path), hint)
+        elif original is None and file not in dict(same):
+            found.to_prove.add(enclave.name)
     against = "the vendor's archive" if original is not None else "no original: it is not here"
     stage.detail = (
         f"{name}, sha256 {sha256}, compared with {against}: "
