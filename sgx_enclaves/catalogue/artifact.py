@@ -20,14 +20,10 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}")
 class Artifact:
     """A file to fetch, under its name, from the first of its HTTPS URLs that has it.
 
-    Attributes:
-        sha256: one of three pins, in lower-case hexadecimal; all that are given must hold.
-        sha512: another, by which look-aside caches find files.
-        size: bytes, where known; at most `max_size` are fetched.
-        contents_sha256: pin of what the archive holds, however it is packed (see `archive`).
-        lookaside_sha512: no pins: digests of the packed file, one for each name that the
-            repository has had, by which look-aside caches may have it.
-        lookaside_package: the source package that it belongs to there; None for the usual one.
+    Each digest is a pin that must hold, but for `lookaside_sha512`, by which look-aside caches may
+    have it, one for each name that the repository has had. That of the contents is of what the
+    archive holds, however it is packed (see `archive`). At most `max_size` bytes are fetched.
+    `lookaside_package` is the source package that it belongs to there; None for the usual one.
     """
 
     filename: str
@@ -55,11 +51,8 @@ class Artifact:
     @property
     def key(self) -> str:
         """A name for locks and part files: the pin, or the digest of the URLs."""
-        if self.sha256:
-            return self.sha256
-        if self.contents_sha256:
-            return f"contents-{self.contents_sha256}"
-        return "url-" + sha256_of("\n".join(self.urls).encode())
+        urls = "\n".join(self.urls).encode()
+        return self.sha256 or self.contents_sha256 or f"url-{sha256_of(urls)}"
 
 
 def check_url(url: str) -> str:
@@ -80,12 +73,7 @@ def check_url(url: str) -> str:
 
 @dataclass(frozen=True)
 class Lookaside:
-    """A look-aside cache as dist-git servers keep beside their package repositories;
-    docs/releases.md says where a file stands there.
-
-    Fedora's base is `https://src.fedoraproject.org/repo/pkgs/rpms`, CentOS Stream's
-    `https://sources.stream.centos.org/sources/rpms`; both key by sha512.
-    """
+    """A look-aside cache as dist-git servers keep; docs/releases.md says where a file is in it."""
 
     base: str
     package: str

@@ -144,10 +144,10 @@ def _newest_with_build(catalogue: Catalogue) -> tuple[Release, Build, Toolchain]
 
 
 def _numbers(tag: str) -> str:
-    match = re.search(r"\d+(\.\d+)+", tag)
-    if match is None:
+    version = _first(r"(\d+(\.\d+)+)", tag)
+    if not version:
         raise InputError(f"{tag!r} names no version", hint="name the tag, as DIR@TAG")
-    return match[0]
+    return version
 
 
 def _builds(catalogue: Catalogue) -> list[Build]:
@@ -233,8 +233,7 @@ def _linked(source: Source, enclaves: Sequence[Enclave]) -> Source:
 def _commands(tree: SourceTree) -> Iterator[tuple[str, list[str]]]:
     """Directory and words of each command that upstream's Makefile prepares its tree with."""
     makefile = tree.read("Makefile").replace("\\\n", " ")
-    match = re.search(r"^preparation:.*\n((?:[\t#].*\n)+)", makefile, re.MULTILINE)
-    for line in match[1].splitlines() if match is not None else ():
+    for line in _first(r"^preparation:.*\n((?:[\t#].*\n)+)", makefile).splitlines():
         where = ""
         for command in re.split(r"&&|\|\||;", line.strip()):
             words = [word for word in command.split() if not word.startswith((">", "2>"))]
@@ -268,7 +267,12 @@ def _steps(build: Build, tree: SourceTree) -> Iterator[Step]:
 
 
 def _macro(text: str, name: str) -> str:
-    match = re.search(rf'^#define\s+{name}\s+"?([\d.]+)"?', text, re.MULTILINE)
+    return _first(rf'^#define\s+{name}\s+"?([\d.]+)"?', text)
+
+
+def _first(pattern: str, text: str) -> str:
+    """What the pattern's first group finds; empty if nothing."""
+    match = re.search(pattern, text, re.MULTILINE)
     return match[1] if match is not None else ""
 
 
@@ -281,11 +285,11 @@ def _toolchain(old: Toolchain, tree: SourceTree, name: str) -> Toolchain:
     ):
         tool = package.removesuffix("-wrapper") + dev
         tools.setdefault(tool, ToolPin(tool, version, path, sources.get((tool, version))))
-    nix = re.search(r"/nix-([\d.]+)/install", container)
+    nix = _first(r"/nix-([\d.]+)/install", container)
     glibc = tools.get("glibc")
     return replace(
         old,
-        name=f"Nix {nix[1]}" if nix is not None else old.name,
+        name=f"Nix {nix}" if nix else old.name,
         tools=tuple(tools.values()),
         interpreter=f"{glibc.path}/lib/ld-linux-x86-64.so.2" if glibc is not None else None,
         environment={**old.environment, "SOURCE_DATE_EPOCH": tree.time},
@@ -303,10 +307,10 @@ def _origins(trees: Trees) -> Iterator[tuple[str, str, str]]:
     """Name, file and tag of each enclave, as the list of the signed ones says."""
     listed = _listing(trees).read(_README)
     for part in re.split(r"^# ", listed, flags=re.MULTILINE)[1:]:
-        file = re.search(r"libsgx_(\w+)\.signed\.so", part)
-        tag = re.search(r"\[(sgx_[\d.]+_reproducible)\]", part)
-        if file is not None and tag is not None:
-            yield part.split()[0].lower(), file[1], tag[1]
+        file = _first(r"libsgx_(\w+)\.signed\.so", part)
+        tag = _first(r"\[(sgx_[\d.]+_reproducible)\]", part)
+        if file and tag:
+            yield part.split()[0].lower(), file, tag
 
 
 def _enclave(trees: Trees, catalogue: Catalogue, name: str, file: str, tag: str) -> Enclave:
@@ -335,8 +339,8 @@ def _enclave(trees: Trees, catalogue: Catalogue, name: str, file: str, tag: str)
 
 def _number(config: str, field: str) -> Optional[int]:
     number = "0[xX][0-9a-fA-F]{1,4}|[1-9][0-9]{0,4}|0"
-    match = re.search(rf"<{field}>\s*({number})\s*</{field}>", config)
-    return int(match[1], 0) if match is not None else None
+    found = _first(rf"<{field}>\s*({number})\s*</{field}>", config)
+    return int(found, 0) if found else None
 
 
 def _release_of(catalogue: Catalogue, tag: str) -> str:
@@ -353,13 +357,10 @@ def _own_build(trees: Trees, file: str) -> Optional[OwnBuild]:
         if made in (f"{file}.so", f"libsgx_{file}.so"):
             inner = [name for name in trees.names() if name.startswith(f"{place}/")]
             configs = [n for n in inner if n.endswith("/config.xml") and "/win/" not in n]
-            makefile = trees.find(f"{place}/Makefile")
-            mitigation = re.search(
-                r"^MITIGATION-CVE-2020-0551\s*:?=\s*(LOAD|CF)$", makefile, re.MULTILINE
-            )
-            found = mitigation[1] if mitigation is not None else ""
             config = min(configs, key=len, default=f"{place}/config.xml")
-            return OwnBuild(config, place, made, f"{place}/{made}", found)
+            makefile = trees.find(f"{place}/Makefile")
+            mitigation = _first(r"^MITIGATION-CVE-2020-0551\s*:?=\s*(LOAD|CF)$", makefile)
+            return OwnBuild(config, place, made, f"{place}/{made}", mitigation)
     return None
 
 

@@ -21,9 +21,8 @@ _OF_THE_SDK = frozenset({"pce", "le", "pve", "qe"})
 
 @record
 class Source:
-    """One source archive: unpacked in its directory of the tree (empty: the root) without the
-    first `strip` parts of its names, or put there as it is. `version` is upstream's; all enclaves
-    have its code in them where `linked_by` does not say which.
+    """One source archive, unpacked in its directory of the tree (empty: the root) or put there as
+    it is; all enclaves have its code in them where `linked_by` does not say which.
     """
 
     id: str
@@ -51,11 +50,8 @@ class Patch:
 
 @record
 class Step:
-    """One command of the build; its log is called after its id.
-
-    It has no shell unless it names one. `{jobs}` stands for the number of processors that it may
-    use. `enclaves` are those that need it; none stands for all. `timeout` and `seconds`, what it
-    took on two cores, if known, are seconds.
+    """One command of the build, without a shell; its log is called after its id. `{jobs}` stands
+    for the number of processors that it may use. No `enclaves` stands for all.
     """
 
     id: str
@@ -112,9 +108,7 @@ class Build:
 
 @record
 class ToolPin:
-    """One tool of the designated toolchain, as the release's makers call it.
-
-    Its path is what they have, if known, since paths get baked in. One that is not `exact` leaves
+    """One tool of the designated toolchain, as its makers call it; one that is not `exact` leaves
     no trace: with another version of it an enclave of the vendor's came out, byte for byte.
     """
 
@@ -127,8 +121,7 @@ class ToolPin:
 
 @record
 class Toolchain:
-    """The designated toolchain: tools, the PT_INTERP that its linker writes (None if unknown), and
-    variables and file mode mask of every build step.
+    """The designated toolchain, with the PT_INTERP that its linker writes (None if unknown).
 
     Below `prefix` packages install the tools that have a source. `shell` is a command that prints,
     with a zero byte behind each, the variables of the makers' own shell; `{tools}` in it stands for
@@ -158,8 +151,8 @@ class VendorArchive:
 
 @record
 class SoVersion:
-    """The version in the signed library's file name, and where it was read: the tag is the
-    release's, not the reproducible one, which still has the version before.
+    """The version in the signed library's file name, and where it was read, in the release's tag:
+    the reproducible one still has the version before.
     """
 
     value: str
@@ -170,8 +163,8 @@ class SoVersion:
 
 @record
 class OwnBuild:
-    """Where an enclave comes out of the release's own tree, as `unsigned`; paths are relative to
-    that. `mitigation` is the value of MITIGATION-CVE-2020-0551 in its makefile, empty for none.
+    """Where an enclave comes out of the release's own tree, and which MITIGATION-CVE-2020-0551 its
+    makefile asks for; empty for none.
     """
 
     config: str
@@ -185,11 +178,9 @@ class OwnBuild:
 class Enclave:
     """One enclave of a release, such as `ide`, in file names `file`, such as `id_enclave`.
 
-    `vendor` is the id of the archive that has the signed file as `member`; `signer` is the MRSIGNER
-    that must have signed it. The release is good only if each `required` one is identical.
-    `signed_sha256` is of the vendor's signed file, which one that is given or repacked must have
-    too; `second_key_sha256` of the modulus that its second signature brings (None: any will do).
-    The numbers and that digest are None where they are not known.
+    The release is good only if each `required` one is identical. `signed_sha256` is of the vendor's
+    signed file, which one that is given or repacked must have too; `second_key_sha256` of the
+    modulus that its second signature brings (None: any will do).
     """
 
     name: str
@@ -249,9 +240,7 @@ def policy_of(enclave: Enclave) -> Policy:
 
 @record
 class Run:
-    """A run of `verify-release` that really took place, on that day (YYYY-MM-DD), its verdict
-    (identical or differs), and where it is described (`record`).
-    """
+    """A run of `verify-release` that really took place; `record` is where it is described."""
 
     enclave: str
     date: str
@@ -266,17 +255,11 @@ class Run:
 
 @record
 class Release:
-    """One entry of the catalogue.
+    """One entry of the catalogue, which came from the TOML `file`.
 
-    Attributes:
-        sgx: version of the SDK; `dcap` of the attestation primitives.
-        file: the TOML file that it came from.
-        build: None, as `toolchain` is, if nothing is built from this release's own tree.
-        unpinned: the facts that are not known, such as `source.linux-sgx`.
-        license: SPDX expression for packages of the enclaves, None if not known; `license_about`
-            says in lines what of them is under which.
-        shipped: the highest Release of packages of this version that a distribution has had
-            without this program.
+    `sgx` is the version of the SDK, `dcap` of the attestation primitives. Build and toolchain are
+    None if nothing is built from its own tree. `license` is of packages of the enclaves;
+    `license_about` says in lines what of them is under which.
     """
 
     name: str
