@@ -30,50 +30,45 @@ _DIGESTS = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 _GPGV_SECONDS = 60
 
 
-def pae(payload_type: str, payload: bytes) -> bytes:
-    """What is signed: type and payload, each with its length (pre-authentication encoding)."""
-    kind = payload_type.encode()
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
-
-
-@record
-class Signature:
-    """A signature; `keyid` is a hint that nobody has signed."""
-
-    sig: bytes
-    keyid: str = ""
-
-
 @record
 class Envelope:
-    """A payload, what it is, and signatures over both."""
+    """A payload, what it is, and signatures over both, each behind the id of its key: a hint that
+    nobody has signed.
+    """
 
     payload: bytes
     payload_type: str
-    signatures: tuple[Signature, ...] = ()
+    signatures: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def message(self) -> bytes:
-        """What its signatures are made over."""
-        return pae(self.payload_type, self.payload)
+        """What is signed: type and payload, each with its length (pre-authentication encoding)."""
+        kind, payload = self.payload_type.encode(), self.payload
+        return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
     def as_json(self) -> str:
         """One line of JSON, as a bundle has it."""
         signatures = [
-            {"keyid": s.keyid, "sig": base64.b64encode(s.sig).decode()} for s in self.signatures
+            {"keyid": keyid, "sig": base64.b64encode(sig).decode()}
+            for keyid, sig in self.signatures
         ]
         payload = base64.b64encode(self.payload).decode()
         plain = {"payload": payload, "payloadType": self.payload_type, "signatures": signatures}
         return json.dumps(plain, separators=(",", ":"))
 
 
+def fitting(plain: Any, part: str, file: str) -> Any:
+    """Plain data that fit a part of attestation.schema.json; else an AttestationError."""
+    schema = read_schema(__file__, "attestation.schema.json", part)
+    validate(plain, schema, file=file, error=AttestationError)
+    return plain
+
+
 def read_envelope(data: bytes, file: str) -> Envelope:
     """An envelope, of which nothing is believed yet; an AttestationError if it is malformed."""
     plain = parse_json(data, file=file, error=AttestationError, most=MAX_ENVELOPE)
-    schema = read_schema(__file__, "attestation.schema.json", "envelope")
-    validate(plain, schema, file=file, error=AttestationError)
-    found = ((_decoded(item["sig"], file), item.get("keyid") or "") for item in plain["signatures"])
-    signatures = tuple(Signature(*each) for each in found)
+    found = fitting(plain, "envelope", file)["signatures"]
+    signatures = tuple((item.get("keyid") or "", _decoded(item["sig"], file)) for item in found)
     return Envelope(_decoded(plain["payload"], file), plain["payloadType"], signatures)
 
 
@@ -155,8 +150,8 @@ def signed(envelope: Envelope, key: Key, signer: Signer) -> Envelope:
             expected=f"a raw signature of the bytes on standard input: {_KINDS}",
             found=f"{len(made)} bytes",
         )
-    others = (s for s in envelope.signatures if s.keyid != key.keyid)
-    return replace(envelope, signatures=(*others, Signature(made, key.keyid)))
+    others = (signature for signature in envelope.signatures if signature[0] != key.keyid)
+    return replace(envelope, signatures=(*others, (key.keyid, made)))
 
 
 def signers(envelope: Envelope, keys: Sequence[Key], file: str) -> frozenset[str]:
@@ -166,13 +161,13 @@ def signers(envelope: Envelope, keys: Sequence[Key], file: str) -> frozenset[str
     keys and is not that key's is an AttestationError, not a signature of somebody unknown.
     """
     found: set[str] = set()
-    for number, signature in enumerate(envelope.signatures, 1):
-        own = {key.keyid for key in keys if key.verifies(envelope.message, signature.sig)}
-        if not own and any(key.keyid == signature.keyid for key in keys):
+    for number, (keyid, signature) in enumerate(envelope.signatures, 1):
+        own = {key.keyid for key in keys if key.verifies(envelope.message, signature)}
+        if not own and any(key.keyid == keyid for key in keys):
             raise AttestationError(
                 f"signature {number} is bad: the envelope was changed, or is another key's",
                 file=file,
-                expected=f"a signature by key {signature.keyid}",
+                expected=f"a signature by key {keyid}",
                 hint="nothing of it is believed; get the attestation again from its maker",
             )
         found |= own

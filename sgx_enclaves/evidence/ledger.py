@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, Optional
+from typing import Optional
 
 from sgx_enclaves.errors import AttestationError
+from sgx_enclaves.evidence.envelope import fitting
 from sgx_enclaves.evidence.report import SIGNED, Plain
 from sgx_enclaves.evidence.statements import SignedStatement
-from sgx_enclaves.plain import parse_json, read_schema, validate
+from sgx_enclaves.plain import parse_json
 
 MAX_LEDGER = 64 << 20
 _FACTS = ("version", "mrenclave", *SIGNED)
@@ -27,7 +28,7 @@ def entries_of(found: Iterable[SignedStatement]) -> Iterator[Plain]:
         for enclave in item.identical():
             entry = {"enclave": enclave["name"], **{name: enclave.get(name) for name in _FACTS}}
             entry |= {role: enclave[role]["sha256"] for role in ("unsigned", "signed")}
-            yield _checked({**entry, "statement": item.sha256}, item.file)
+            yield fitting({**entry, "statement": item.sha256}, "entry", item.file)
 
 
 def read_ledger(data: bytes, file: str) -> list[Plain]:
@@ -35,15 +36,9 @@ def read_ledger(data: bytes, file: str) -> list[Plain]:
     entries = []
     for number, line in enumerate(data.splitlines(), 1):
         place = f"{file}, line {number}"
-        entries.append(_checked(parse_json(line, file=place, error=AttestationError), place))
+        entry = parse_json(line, file=place, error=AttestationError)
+        entries.append(fitting(entry, "entry", place))
     return entries
-
-
-def _checked(entry: Any, file: str) -> Plain:
-    schema = read_schema(__file__, "attestation.schema.json", "entry")
-    validate(entry, schema, file=file, error=AttestationError)
-    checked: Plain = entry
-    return checked
 
 
 def line_of(entry: Plain) -> str:

@@ -27,7 +27,7 @@ from sgx_enclaves.evidence.report import SIGNED, Plain, of_record
 from sgx_enclaves.files import read_file, sha256_of, system_errors
 from sgx_enclaves.gate.record import Record, read_record
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
-from sgx_enclaves.plain import parse_json, read_schema, record, validate
+from sgx_enclaves.plain import parse_json, record
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PROVENANCE = "https://slsa.dev/provenance/v1"
@@ -199,9 +199,8 @@ def read_statement(envelope: Envelope, file: str) -> Plain:
         message = "no in-toto statement"
         raise AttestationError(message, file=file, expected=PAYLOAD_TYPE, found=found)
     most = dsse.MAX_ENVELOPE
-    statement: Plain = parse_json(envelope.payload, file=file, error=AttestationError, most=most)
-    schema = read_schema(__file__, "attestation.schema.json", "statement")
-    validate(statement, schema, file=file, error=AttestationError)
+    plain = parse_json(envelope.payload, file=file, error=AttestationError, most=most)
+    statement: Plain = dsse.fitting(plain, "statement", file)
     return statement
 
 
@@ -284,7 +283,7 @@ def signed_statements(
                 "no signature is by one of the keys",
                 file=file,
                 expected=" or ".join(key.keyid for key in keys) or "an OpenPGP signature beside it",
-                found=", ".join(s.keyid or "no key id" for s in envelope.signatures) or "none",
+                found=", ".join(k or "no key id" for k, _ in envelope.signatures) or "none",
                 hint="name the signer's public key with --key, or his keyring with --keyring",
             )
         statement = read_statement(envelope, file)
