@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 # telephone 360 pixels wide one has 3.6.
 _WIDTH, _BARS = 1000, 100
 NO_PICTURE = Picture()
-# What is said of claims: as CheckState and Outcome have them, in their order.
-_SAID = ("Proved", "Refuted", "Not decided")
+# What is said of claims, by how a check or a comparison ended.
+_WORDS = ("Proved", "Refuted", "Not decided")
+_SAID: Mapping[str, str] = dict(zip((*CheckState, *Outcome), _WORDS * 2))
 _SAME = "is our build plus a signature, and nothing else"
 # Exit status of what was not verified.
 UNKNOWN_STATUS = 2
@@ -84,15 +85,20 @@ def _counted(words: Iterable[str]) -> str:
     return ", ".join(f"{count} {word}" for word, count in sorted(Counter(words).items()))
 
 
+def _said(claims: Iterable[tuple[str, str]]) -> dict[str, Sequence[str]]:
+    """What is said of each, by the word for how it ended."""
+    said: dict[str, list[str]] = {word: [] for word in _WORDS}
+    for ended, claim in claims:
+        said[_SAID[ended]].append(claim)
+    return dict(said)
+
+
 def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = "") -> str:
     """The whole report on one enclave, with a picture where the files are at hand."""
-    said = {
-        word: [f"{check.name}: {check.claim}" for check in verdict.checks if check.state is state]
-        for state, word in zip(CheckState, _SAID)
-    }
+    said = _said((check.state, f"{check.name}: {check.claim}") for check in verdict.checks)
     causes = verdict.explanation.causes[:1] if verdict.explanation else ()
     said["Likely cause"] = [cause.message for cause in causes]
-    said["Not proved"] = list(verdict.not_proved)
+    said["Not proved"] = verdict.not_proved
     values = {"verdict": verdict, "picture": picture, "said": said, "date": date}
     claim = f"{verdict.signed.name.rpartition('/')[2]} {_SAME}"
     return filled("verdict.html", claim=claim, **values)
@@ -135,7 +141,7 @@ def release_html(
     date: str = "",
 ) -> str:
     """One page, with a section for each enclave; sources, toolchain and digest by the report."""
-    said: dict[str, dict[str, list[str]]] = {word: {} for word in _SAID}
+    said: dict[tuple[Outcome, str], list[str]] = {}
     found = {enclave.name: (enclave.verdict or enclave).findings for enclave in verdict.enclaves}
     for enclave in verdict.enclaves:
         own, outcome = enclave.verdict, enclave.bytes_outcome
@@ -143,8 +149,7 @@ def release_html(
         words = f"the vendor's file {_SAME}" if outcome is Outcome.IDENTICAL else words
         if own is not None and own.explanation is not None:
             words += "".join(f"; {cause.message}" for cause in own.explanation.causes[:1])
-        word = _SAID[list(Outcome).index(outcome)]
-        said[word].setdefault(words, []).append(enclave.name)
+        said.setdefault((outcome, words), []).append(enclave.name)
     places: dict[Finding, dict[str, None]] = {}
     for name, findings in found.items():
         for finding in findings:
@@ -154,31 +159,24 @@ def release_html(
         name: [f for f in findings if replace(f, offset=None) not in shared]
         for name, findings in found.items()
     }
-    values: dict[str, object] = {"verdict": verdict, "claim": verdict.claim, "report": report}
-    values["title"] = _title(verdict.outcome.value, verdict.reproducible, verdict.release)
+    title = _title(verdict.outcome.value, verdict.reproducible, verdict.release)
+    claim = verdict.claim
     if verdict.outcome is not Outcome.IDENTICAL:
-        values["title"] = f"{values['title']}: {verdict.claim}"
-        values["claim"] = f"each enclave of the release {_SAME}"
-    lines: dict[str, Sequence[str]] = {
-        word: [f"{', '.join(names)}: {words}" for words, names in texts.items()]
-        for word, texts in said.items()
-    }
+        title, claim = f"{title}: {claim}", f"each enclave of the release {_SAME}"
+    lines = _said((out, f"{', '.join(names)}: {words}") for (out, words), names in said.items())
+    values: dict[str, object] = {"title": title, "claim": claim}
     values["said"] = {**lines, "Not proved": verdict.not_proved}
     values |= {"shared": shared, "alone": alone, "reported": sum(found.values(), ())}
     values |= {"pictures": pictures or {}, "no_picture": NO_PICTURE, "date": date}
-    return filled("release.html", **values)
+    return filled("release.html", verdict=verdict, report=report, **values)
 
 
 def combined_html(combined: Combined, report: Mapping[str, Any], date: str = "") -> str:
     """What the tasks of a build system say of a build, in short; their own pages have the rest."""
-    said: dict[str, Sequence[str]] = {
-        word: [
-            f"{a.enclave}: {a.claim.removeprefix(f'{a.enclave} ')}"
-            for a in combined.answers
-            if a.verdict == outcome.value
-        ]
-        for outcome, word in zip(Outcome, _SAID)
-    }
+    said = _said(
+        (a.verdict, f"{a.enclave}: {a.claim.removeprefix(f'{a.enclave} ')}")
+        for a in combined.answers
+    )
     said["Not proved"] = report["not_proved"]
     claim = f"each signed enclave of {combined.nvr or combined.release} {_SAME}"
     return filled("combined.html", combined=combined, claim=claim, said=said, date=date)
