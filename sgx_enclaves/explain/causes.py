@@ -26,6 +26,7 @@ _DATE = re.compile(
 
 # The symbol hash tables that a linker writes by its --hash-style.
 _HASHES = (".hash", ".gnu.hash")
+_DEBUG = (".debug", ".zdebug")
 
 # Pieces of our code that are looked for in the other build.
 _SAMPLES = 256
@@ -61,11 +62,14 @@ def cause(code: str, hint: str = "", **facts: object) -> Cause:
     return Cause(code, kind.says.format(**facts), hint or do)
 
 
-def _only_in(ours: bool, code: str, what: str = "", hint: str = "") -> Cause:
+def _only_in(
+    code: str, ours: bool, theirs: bool, what: str = "", hint: str = ""
+) -> Iterator[Cause]:
     """The cause for what only our build has, or only the vendor's file."""
     sides = ("our build", "the vendor's file")
     has, lacks = sides if ours else sides[::-1]
-    return cause(code, hint, has=has, lacks=lacks, what=what)
+    if ours != theirs:
+        yield cause(code, hint, has=has, lacks=lacks, what=what)
 
 
 def _differing(
@@ -135,27 +139,29 @@ def build_causes(ours: Side, theirs: Side, only_build_id: bool) -> Iterator[Caus
     yield from linker
     yield from _only_sections(ours, theirs, bool(linker))
     options: list[Cause] = []
-    found = _link_options(theirs)
-    for option, expected in _link_options(ours).items() if not linker else ():
-        options += _differing("link-option", expected, found[option], option=option)
+    their_options = _link_options(theirs)
+    for option, value in _link_options(ours).items() if not linker else ():
+        options += _differing("link-option", value, their_options[option], option=option)
     yield from options
-    if comments.count(None) == 1:
-        text = comments[0] or comments[1] or ""
-        yield _only_in(comments[1] is None, "comment-section", text)
+    we_have, they_have = (text is not None for text in comments)
+    yield from _only_in("comment-section", we_have, they_have, comments[0] or comments[1] or "")
     mitigations = list(_mitigation(ours, theirs))
     yield from mitigations
-    has = "DT_TEXTREL" in ours.description.dynamic
-    if has is not ("DT_TEXTREL" in theirs.description.dynamic):
-        yield _only_in(has, "text-relocations")
+    we_have, they_have = ("DT_TEXTREL" in side.description.dynamic for side in (ours, theirs))
+    yield from _only_in("text-relocations", we_have, they_have)
     yield from _strings(ours, theirs)
     yield from _code(ours, theirs, bool(mitigations or options or linker))
     if _symtab(ours) != _symtab(theirs):
         how = f"the vendor's file has {_symtab(theirs)}, our build has {_symtab(ours)}"
         yield cause("stripped-differently", how=how)
-    if ours.debug != theirs.debug:
-        different = sorted(set(ours.debug) ^ set(theirs.debug)) or sorted(ours.debug)
+    expected, found = (
+        [excerpt(s.name) for s in side.image.sections if s.name.startswith(_DEBUG)]
+        for side in (ours, theirs)
+    )
+    if expected != found:
+        different = sorted(set(expected) ^ set(found)) or sorted(expected)
         names = ", ".join(different[:4])
-        yield cause("debug-sections", ours=len(ours.debug), theirs=len(theirs.debug), names=names)
+        yield cause("debug-sections", ours=len(expected), theirs=len(found), names=names)
     yield from _restripped(ours, theirs)
     if follows:
         yield from build_id
@@ -190,29 +196,22 @@ def _linker(ours: Side, theirs: Side) -> Iterator[Cause]:
 def _only_sections(ours: Side, theirs: Side, other_linker: bool) -> Iterator[Cause]:
     """Sections that only one side has, each kind with what adds it."""
     expected, found = ({s.name: s for s in side.image.sections} for side in (ours, theirs))
-    for name, section in (*expected.items(), *found.items()):
-        is_debug = name.startswith((".debug", ".zdebug"))
+    for name, section in (expected | found).items():
         # Another linker names its sections as it likes.
         is_linkers = other_linker and name not in _ADDED_BY
-        if (name in expected) == (name in found) or name in _HAVE_CAUSES or is_debug or is_linkers:
+        if name in _HAVE_CAUSES or name.startswith(_DEBUG) or is_linkers:
             continue
         loaded = "a loaded section" if section.header.sh_flags & SHF_ALLOC else "a section"
         what, hint = f"{loaded} {excerpt(name)}", _ADDED_BY.get(name, "")
-        yield _only_in(name in expected, "section-only-in-one", what, hint)
+        yield from _only_in("section-only-in-one", name in expected, name in found, what, hint)
 
 
 def _mitigation(ours: Side, theirs: Side) -> Iterator[Cause]:
-    names = (
-        "lfence instructions (load value injection)",
-        "return trampolines (retpolines)",
-        "endbr64 instructions (CET)",
-    )
-    seen = [
-        f"{found} {name}, our build {expected}"
-        for name, expected, found in zip(names, ours.mitigations, theirs.mitigations)
-        if abs(found - expected) >= _LEAST_FENCES
-        and max(found, expected) > 2 * min(found, expected)
-    ]
+    seen = []
+    for name, found in theirs.mitigations.items():
+        fewer, more = sorted((found, ours.mitigations[name]))
+        if more - fewer >= _LEAST_FENCES and more > 2 * fewer:
+            seen.append(f"{found} {name}, our build {ours.mitigations[name]}")
     if seen:
         yield cause("mitigation", seen="; ".join(seen))
 
@@ -288,7 +287,12 @@ def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     """Which functions differ, where the code stands at the same place."""
     if list(map(place_of, ours.instructions)) != list(map(place_of, theirs.instructions)):
         return
-    named = ours.functions
+    code = [(start, start + size) for _, start, size in map(place_of, ours.instructions)]
+    # By address and bytes; of several names the first counts.
+    named: dict[tuple[int, int], str] = {}
+    for name, address, size in ours.description.symbols:
+        if size and any(start <= address < end for start, end in code):
+            named.setdefault((address, size), name)
     differing = [named[at] for at in named if ours.bytes_at(*at) != theirs.bytes_at(*at)]
     if differing:
         names = some(map(excerpt, differing), _NAMED)

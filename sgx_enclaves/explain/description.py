@@ -119,41 +119,33 @@ def _symbols(elf: Any) -> list[tuple[str, int, int]]:
 
 
 def _dynamic(elf: Any) -> dict[str, int]:
-    for segment in elf.iter_segments():
-        if segment["p_type"] == "PT_DYNAMIC":
-            return {str(tag.entry.d_tag): tag.entry.d_val for tag in segment.iter_tags()}
+    for segment in elf.iter_segments("PT_DYNAMIC"):
+        return {str(tag.entry.d_tag): tag.entry.d_val for tag in segment.iter_tags()}
     return {}
 
 
 def _interpreter(elf: Any) -> Optional[str]:
-    for segment in elf.iter_segments():
-        if segment["p_type"] == "PT_INTERP":
-            return _text(segment.data()[:_TEXT_LIMIT].split(b"\0", 1)[0])
-    return None
+    found = (s.data()[:_TEXT_LIMIT].split(b"\0", 1)[0] for s in elf.iter_segments("PT_INTERP"))
+    return next(map(_text, found), None)
 
 
-def _notes(elf: Any) -> Iterator[Any]:
-    for section in elf.iter_sections():
-        # The SDK's own note is not padded as pyelftools expects.
-        if section["sh_type"] == "SHT_NOTE" and section.name != ".note.sgxmeta":
-            yield from section.iter_notes()
+def _notes(elf: Any, kind: str) -> Iterator[Any]:
+    """What GNU's notes of a kind say; the SDK's own is not padded as pyelftools expects."""
+    sections = (s for s in elf.iter_sections("SHT_NOTE") if s.name != ".note.sgxmeta")
+    notes = (note for section in sections for note in section.iter_notes())
+    return (n["n_desc"] for n in notes if (n["n_name"], n["n_type"]) == ("GNU", kind))
 
 
 def _build_id(elf: Any) -> Optional[str]:
-    for note in _notes(elf):
-        if note["n_type"] == "NT_GNU_BUILD_ID" and note["n_name"] == "GNU":
-            return str(note["n_desc"])[:128]
-    return None
+    return next((str(build_id)[:128] for build_id in _notes(elf, "NT_GNU_BUILD_ID")), None)
 
 
 def _features(elf: Any) -> list[str]:
     """The x86 features that all code of the file has (GNU_PROPERTY_X86_FEATURE_1_AND)."""
-    notes = (note for note in _notes(elf) if note["n_type"] == "NT_GNU_PROPERTY_TYPE_0")
-    for item in (item for note in notes for item in note["n_desc"]):
-        if item["pr_type"] == "GNU_PROPERTY_X86_FEATURE_1_AND":
-            bits = item["pr_data"]
-            return [name for bit, name in ((1, "IBT"), (2, "SHSTK")) if bits & bit]
-    return []
+    items = (item for items in _notes(elf, "NT_GNU_PROPERTY_TYPE_0") for item in items)
+    found = (i["pr_data"] for i in items if i["pr_type"] == "GNU_PROPERTY_X86_FEATURE_1_AND")
+    bits = next(found, 0)
+    return [name for bit, name in ((1, "IBT"), (2, "SHSTK")) if bits & bit]
 
 
 def _comments(elf: Any) -> Optional[list[str]]:

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
-from typing import Optional
+from typing import Any, Optional
 
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage, require_unsigned
@@ -64,15 +64,15 @@ def explained(
     """
     if verdict.outcome is Outcome.IDENTICAL:
         return verdict
-    options = Config({}, verdict.config.name)
+    generation, options = None, Config({})
     try:
         image = EnclaveImage.parse(built, verdict.built.name, limits)
         require_unsigned(image)
-        with contextlib.suppress(SgxEnclavesError):
+        if verdict.sdk is not None:
+            generation = generation_named(verdict.sdk)
             options = Config.parse(config, verdict.config.name, limits)
     except SgxEnclavesError:
         return verdict
-    generation = None if verdict.sdk is None else generation_named(verdict.sdk)
     explainer = Explainer(image, signed, generation, options, verdict.signed.name, limits, symbols)
     return replace(verdict, explanation=explainer.explanation())
 
@@ -116,9 +116,8 @@ class Explainer:
         common = min(len(built.data), len(signed))
         areas = [(built.descriptor_offset, built.descriptor_end), (start, start + len(self._area))]
         self._payload = scan(built.data, signed, outside([(0, common)], sorted(areas)), MOST)
-        starts = self._payload.ranges if b".debug_line\0" in built.data else ()
-        found = (built.address_of(start) for start, _ in starts)
-        described = describe_file(built.data, built.name, filter(None, found))
+        addresses = (built.address_of(start) for start, _ in self._payload.ranges)
+        described = describe_file(built.data, built.name, filter(None, addresses))
         self._has_symbols = symbols is not None
         if symbols is not None:
             described = with_symbols(described, built, symbols)
@@ -141,12 +140,10 @@ class Explainer:
         return Explanation(tuple(differences[:MOST]), omitted, total, causes)
 
     def _in_file(self, where: str, bounds: Range, measured: bool) -> Difference:
-        ours = self._ours
-        start, end = bounds
+        ours, start = self._ours, bounds[0]
         names = ours.section(start), ours.symbol(start), ours.header_field(start)
         place = (where, ours.segment(start), *names, measured)
-        excerpts = _excerpts(bounds, self._built.data, self._signed)
-        return Difference(start, end, *place, *excerpts)
+        return _difference(bounds, place, self._built.data, self._signed)
 
     def _metadata_differences(self) -> Iterator[tuple[Difference, int]]:
         """What does not follow from our build and the config, field by field, and its bytes."""
@@ -156,8 +153,7 @@ class Explainer:
 
         def differing(start: int, end: int, field: str, measured: bool) -> Difference:
             where = ("metadata", None, METADATA_SECTION, None, field, measured)
-            excerpts = _excerpts((start, end), ours, theirs)
-            return Difference(base + start, base + end, *where, *excerpts)
+            return _difference((start, end), where, ours, theirs, base)
 
         common, longest = sorted((len(ours), len(theirs)))
         both = (self._vendor, self._regenerated)
@@ -242,9 +238,13 @@ class Explainer:
         )
 
 
-def _excerpts(bounds: Range, ours: bytes, theirs: bytes) -> tuple[str, str]:
-    shown = slice(bounds[0], min(bounds[1], bounds[0] + _EXCERPT))
-    return ours[shown].hex(), theirs[shown].hex()
+def _difference(
+    bounds: Range, place: tuple[Any, ...], ours: bytes, theirs: bytes, base: int = 0
+) -> Difference:
+    """One in a part of both files that begins at `base`."""
+    start, end = bounds
+    excerpts = (data[start : min(end, start + _EXCERPT)].hex() for data in (ours, theirs))
+    return Difference(base + start, base + end, *place, *excerpts)
 
 
 def _counted(count: int, does: str, do: str) -> str:

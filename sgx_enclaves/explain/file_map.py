@@ -7,7 +7,7 @@ Where two files differ: only the first ranges are kept, the rest are counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Optional
@@ -24,7 +24,7 @@ from sgx_enclaves.enclave.elf_headers import (
 )
 from sgx_enclaves.enclave.verdict import GAP, Range, changes, differing_ranges, outside
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.explain.description import Description, excerpt
+from sgx_enclaves.explain.description import Description
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure
 
@@ -163,25 +163,9 @@ class Side:
         return tuple(s for s in self.loaded if s.header.sh_flags & SHF_EXECINSTR)
 
     @cached_property
-    def debug(self) -> tuple[str, ...]:
-        """Names of the sections of debugging information."""
-        names = (s.name for s in self.image.sections)
-        return tuple(excerpt(n) for n in names if n.startswith((".debug", ".zdebug")))
-
-    @cached_property
     def code(self) -> bytes:
         """The first bytes of its instructions."""
         return b"".join(self._contents(self.instructions, _CODE_LIMIT))
-
-    @cached_property
-    def functions(self) -> dict[tuple[int, int], str]:
-        """Address and bytes of each named piece of code, and the first of its names."""
-        code = [(start, start + size) for _, start, size in map(place_of, self.instructions)]
-        found: dict[tuple[int, int], str] = {}
-        for name, address, size in self.description.symbols:
-            if size and any(start <= address < end for start, end in code):
-                found.setdefault((address, size), name)
-        return found
 
     def bytes_at(self, address: int, size: int) -> bytes:
         """What the file has of these addresses."""
@@ -189,13 +173,17 @@ class Side:
         return self.image.data[start : start + size]
 
     @cached_property
-    def mitigations(self) -> tuple[int, int, int]:
-        """lfence instructions outside of trampolines, return trampolines, endbr64 instructions."""
+    def mitigations(self) -> Mapping[str, int]:
+        """How many instructions there are of each kind that a mitigation makes."""
         code = tuple(self._contents(self.instructions, _PATTERN_LIMIT))
         patterns = (_LFENCE, _THUNK, _ENDBR64)
         fences, thunks, branches = (sum(part.count(p) for part in code) for p in patterns)
-        # Each trampoline holds one lfence.
-        return fences - thunks, thunks, branches
+        return {
+            # Each trampoline holds one lfence.
+            "lfence instructions (load value injection)": fences - thunks,
+            "return trampolines (retpolines)": thunks,
+            "endbr64 instructions (CET)": branches,
+        }
 
     @cached_property
     def strings(self) -> frozenset[str]:

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Optional
 
 from sgx_enclaves.child import in_child
 from sgx_enclaves.enclave.elf import EnclaveImage
@@ -49,17 +48,10 @@ class Span:
 
 
 @record
-class Dump:
-    """A line of bytes of both files, in hexadecimal; None behind the end of one."""
-
-    offset: int
-    ours: tuple[Optional[str], ...]
-    theirs: tuple[Optional[str], ...]
-
-
-@record
-class CodeListing:
-    """The code around a difference, ours and the vendor's."""
+class SideBySide:
+    """What both files have at a file offset: bytes in hexadecimal, `--` behind the end of one, or
+    instructions; the name is that of the code.
+    """
 
     offset: int
     name: str
@@ -78,8 +70,8 @@ class Picture:
     sections: tuple[Span, ...] = ()
     space: tuple[Span, ...] = ()
     space_size: int = 0
-    dumps: tuple[Dump, ...] = ()
-    listings: tuple[CodeListing, ...] = ()
+    dumps: tuple[SideBySide, ...] = ()
+    listings: tuple[SideBySide, ...] = ()
 
 
 def picture_of(verdict: Verdict, built: bytes, signed: bytes) -> Picture:
@@ -133,7 +125,7 @@ def address_space(image: EnclaveImage, block: Block) -> Iterator[Span]:
             yield Span(*hull, f"{item.load_times} x {name}")
 
 
-def _dumps(ours: bytes, theirs: bytes, differences: Sequence[Difference]) -> Iterator[Dump]:
+def _dumps(ours: bytes, theirs: bytes, differences: Sequence[Difference]) -> Iterator[SideBySide]:
     """The lines that differences touch, each once."""
     done = -1
     for difference in differences:
@@ -143,26 +135,26 @@ def _dumps(ours: bytes, theirs: bytes, differences: Sequence[Difference]) -> Ite
         first = difference.start - difference.start % _LINE
         for offset in range(max(first, done + 1), difference.end, _LINE)[:_LINES]:
             lines = (data[offset : offset + _LINE] for data in (ours, theirs))
-            cells = ([f"{b:02x}" for b in line] + [None] * (_LINE - len(line)) for line in lines)
-            yield Dump(offset, *map(tuple, cells))
+            cells = ([f"{b:02x}" for b in line] + ["--"] * (_LINE - len(line)) for line in lines)
+            yield SideBySide(offset, "", *map(tuple, cells))
             done = offset
 
 
 def _listings(
     built: bytes, signed: bytes, image: EnclaveImage, differences: Sequence[Difference]
-) -> Iterator[CodeListing]:
+) -> Iterator[SideBySide]:
     program = shutil.which("objdump")
     code = {s.name for s in image.sections if s.header.sh_flags & SHF_EXECINSTR}
     places = ((d, image.address_of(d.start)) for d in differences if d.section in code)
-    found = [(d, address) for d, address in places if address is not None]
-    symbols = describe_file(signed, image.name).symbols if found and program else ()
-    for difference, address in found[:_LISTINGS] if program is not None else ():
+    found = [(d, address) for d, address in places if address is not None and program]
+    symbols = describe_file(signed, image.name).symbols if found else ()
+    for difference, address in found[:_LISTINGS]:
         starts = [a for _, a, _ in symbols if address - _FARTHEST < a <= address]
         bounds = (max(starts, default=address - _BEFORE), address - _BEFORE, address + _AFTER)
         sides = [_disassembled(str(program), data, *bounds) for data in (built, signed)]
         if all(sides):
             name = difference.symbol or difference.section or "code"
-            yield CodeListing(difference.start, name, *sides)
+            yield SideBySide(difference.start, name, *sides)
 
 
 def _disassembled(program: str, data: bytes, start: int, shown: int, end: int) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def test_bytes_stand_side_by_side() -> None:
     assert [n for n in range(16) if first.ours[n] != first.theirs[n]] == [15]
     assert last.offset <= len(case.signed) < last.offset + 32
     at = len(case.signed) - last.offset
-    assert (last.ours[at], last.theirs[at]) == (None, f"{b't'[0]:02x}")
+    assert (last.ours[at], last.theirs[at]) == ("--", f"{b't'[0]:02x}")
 
 
 def test_code_stands_side_by_side() -> None:
