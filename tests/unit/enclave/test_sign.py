@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -139,23 +140,28 @@ def pem(private: Any, encryption: Any = None) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("make", "message"),
     [
-        (b"", "no usable private key"),
-        (b"-----BEGIN PRIVATE KEY-----\nxx\n-----END PRIVATE KEY-----\n", "no usable private key"),
-        (pem(ec.generate_private_key(ec.SECP256R1())), "not an RSA key"),
-        (pem(rsa.generate_private_key(3, 2048)), "2048 bits, exponent 3"),
-        (pem(rsa.generate_private_key(65537, 3072)), "3072 bits, exponent 65537"),
+        (lambda: b"", "no usable private key"),
         (
-            pem(rsa.generate_private_key(3, 2048), serialization.BestAvailableEncryption(b"a")),
+            lambda: b"-----BEGIN PRIVATE KEY-----\nxx\n-----END PRIVATE KEY-----\n",
+            "no usable private key",
+        ),
+        (lambda: pem(ec.generate_private_key(ec.SECP256R1())), "not an RSA key"),
+        (lambda: pem(rsa.generate_private_key(3, 2048)), "2048 bits, exponent 3"),
+        (lambda: pem(rsa.generate_private_key(65537, 3072)), "3072 bits, exponent 65537"),
+        (
+            lambda: pem(
+                rsa.generate_private_key(3, 2048), serialization.BestAvailableEncryption(b"a")
+            ),
             "the key is encrypted.*--passphrase-file",
         ),
     ],
     ids=["empty", "broken", "ec", "size", "exponent", "encrypted"],
 )
-def test_keys_that_cannot_sign_enclaves(data: bytes, message: str) -> None:
+def test_keys_that_cannot_sign_enclaves(make: Callable[[], bytes], message: str) -> None:
     with pytest.raises(SigningError, match=message):
-        load_key(data, "k.pem")
+        load_key(make(), "k.pem")
 
 
 def test_the_traditional_format_is_read_too(key: rsa.RSAPrivateKey) -> None:
