@@ -6,6 +6,7 @@ Data only. `reader` makes these from TOML files, whose `schema.json` describes e
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from typing import Optional
@@ -172,6 +173,18 @@ class OwnBuild:
     make_target: str
     unsigned: str
     mitigation: str = ""
+
+    @property
+    def unstripped(self) -> str:
+        """What its make links, before the makefile's `$(STRIP)` takes the symbols out."""
+        return f"{self.unsigned.removesuffix('.so')}.unstripped.so"
+
+    @property
+    def make_command(self) -> list[str]:
+        """The command that builds it, in its make directory, and keeps what it links."""
+        kept = posixpath.relpath(f"/{self.unstripped}", f"/{self.make_directory}")
+        given = [f"MITIGATION-CVE-2020-0551={self.mitigation}"] if self.mitigation else []
+        return ["make", self.make_target, f"STRIP=cp $@ {kept}; strip", *given]
 
 
 @record

@@ -23,7 +23,7 @@ from typing import Any, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.catalogue.records import MAKERS, Catalogue, Release
+from sgx_enclaves.catalogue.records import MAKERS, Catalogue, Enclave, Release
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.errors import BuildError, CatalogueError, SgxEnclavesError
 from sgx_enclaves.explain.description import Description
@@ -34,10 +34,8 @@ from sgx_enclaves.plain import as_plain, some
 from sgx_enclaves.progress import duration
 from sgx_enclaves.release.build_tree import (
     BuildRequest,
-    EnclavePlan,
     TreeBuilder,
     TreeInputs,
-    TreePlan,
     step_environment,
 )
 from sgx_enclaves.release.fetch import Fetched
@@ -77,43 +75,42 @@ _LATER = "+34567890s"
 
 def plan_trees(
     catalogue: Catalogue, release: Release, route: Optional[str] = None
-) -> tuple[TreePlan, ...]:
-    """The trees in which the enclaves that a release requires are built; see `Release.along` for
-    the route. A CatalogueError if that is unknown, or an enclave cannot be built by outsiders.
+) -> tuple[Release, ...]:
+    """The releases in whose trees the enclaves that a release requires are built, cut down to these
+    and to one route (see `Release.along`). A CatalogueError if that is unknown, or an enclave
+    cannot be built by outsiders.
     """
-    wanted = [enclave for enclave in release.enclaves if enclave.required]
-    if not wanted:
+    trees: dict[str, tuple[Release, list[Enclave]]] = {}
+    for enclave in release.enclaves:
+        if enclave.required:
+            tree, own = catalogue.build_of(release, enclave)
+            trees.setdefault(tree.name, (tree, []))[1].append(replace(enclave, build=own))
+    if not trees:
         known = ", ".join(enclave.name for enclave in release.enclaves)
         raise CatalogueError(
             f"{release.name} requires no enclave", hint=f"name those to build: {known}"
         )
-    trees: dict[str, tuple[Release, list[EnclavePlan]]] = {}
-    for enclave in wanted:
-        tree, own = catalogue.build_of(release, enclave)
-        plans = trees.setdefault(tree.name, (tree, []))[1]
-        plans.append(EnclavePlan(enclave.name, enclave.file, own))
-    made = []
-    for whole, plans in trees.values():
-        tree = whole.along([enclave.name for enclave in plans], route)
-        made.append(TreePlan(tree, *tree.own_tree(), tuple(plans)))
-    return tuple(made)
+    return tuple(
+        replace(tree, enclaves=tuple(built)).along([enclave.name for enclave in built], route)
+        for tree, built in trees.values()
+    )
 
 
 def build_inputs(request: BuildRequest, inputs: Sequence[TreeInputs]) -> dict[str, Any]:
     """Everything that the result of a build depends on, as plain data."""
     trees = {}
     for item in inputs:
-        plan, build = item.plan, item.plan.build
-        trees[plan.release.name] = {
+        build, toolchain = item.release.own_tree()
+        trees[item.release.name] = {
             "build": replace(build, sources=()),
             "sources": [
                 [s.id, item.archives[s.id].sha256, s.place, s.strip, s.unpack]
                 for s in build.sources
             ],
-            "toolchain": plan.toolchain,
+            "toolchain": toolchain,
             "found": item.toolchain.record.digest(),
             "variables": item.variables,
-            "enclaves": plan.enclaves,
+            "enclaves": [(e.name, e.file, e.build) for e in item.release.enclaves],
         }
     facts = {
         "program": __version__,
@@ -143,16 +140,16 @@ def build_release(
     if request.source_dir is not None and len(plans) > 1:
         raise BuildError(
             "one source tree cannot serve several releases",
-            found=", ".join(plan.release.name for plan in plans),
+            found=", ".join(plan.name for plan in plans),
             hint="name enclaves of one of them",
         )
     left_in(into)
     inputs = []
     for plan in plans:
-        request.say(f"{plan.release.name}: looking at the toolchain")
+        request.say(f"{plan.name}: looking at the toolchain")
         seen = look_at_tree(request, plan, {})
-        _check_toolchain(plan.release.name, seen.toolchain, request.say)
-        sources = plan.build.sources if request.source_dir is None else ()
+        _check_toolchain(plan.name, seen.toolchain, request.say)
+        sources = plan.own_tree()[0].sources if request.source_dir is None else ()
         archives = {source.id: fetch(source.artifact) for source in sources}
         inputs.append(replace(seen, archives=archives))
     if request.source_dir is not None or request.keep:
@@ -161,16 +158,17 @@ def build_release(
 
 
 def look_at_tree(
-    request: BuildRequest, plan: TreePlan, archives: Mapping[str, Fetched]
+    request: BuildRequest, release: Release, archives: Mapping[str, Fetched]
 ) -> TreeInputs:
     """Look at a tree's toolchain; where it is the makers', by their route, enter their shell."""
-    use = look_at_toolchain(plan.toolchain, request.toolchain, request.place, request.tools)
+    build, toolchain = release.own_tree()
+    use = look_at_toolchain(toolchain, request.toolchain, request.place, request.tools)
     variables: dict[str, str] = {}
-    if use.designated and plan.build.route == MAKERS and plan.toolchain.shell:
-        variables = shell_variables(plan.toolchain, request.place)
+    if use.designated and build.route == MAKERS and toolchain.shell:
+        variables = shell_variables(toolchain, request.place)
         way = "in the makers' shell" if variables else "not in the makers' shell, which is not here"
-        request.say(f"{plan.release.name}: the steps run {way}")
-    return TreeInputs(plan, use, archives, variables)
+        request.say(f"{release.name}: the steps run {way}")
+    return TreeInputs(release, use, archives, variables)
 
 
 def _check_toolchain(release: str, use: ToolchainUse, say: Say) -> None:
@@ -215,8 +213,9 @@ def build_trees(
         _report_costs(inputs, work, request.say)
         try:
             for item in inputs:
-                scratch = work / f"first-{item.plan.release.name}"
-                usual = Command((), item.plan.build.root, {}, item.plan.toolchain.umask)
+                build, toolchain = item.release.own_tree()
+                scratch = work / f"first-{item.release.name}"
+                usual = Command((), build.root, {}, toolchain.umask)
                 tree, built = TreeBuilder(request, item, usual, scratch, into).build()
                 trees.append(tree)
                 enclaves += built
@@ -247,20 +246,21 @@ def build_trees(
 
 def trees_name(request: BuildRequest, inputs: Sequence[TreeInputs]) -> tuple[str, dict[str, Any]]:
     """What the trees of a build are called in the store: their subject and their inputs."""
-    names = sorted(enclave.name for item in inputs for enclave in item.plan.enclaves)
+    names = sorted(enclave.name for item in inputs for enclave in item.release.enclaves)
     wanted = digest_of({"toolchain": request.toolchain.value, "enclaves": names})
     return f"{request.release.name}-{wanted[:12]}", build_inputs(request, inputs)
 
 
 def _report_costs(inputs: Sequence[TreeInputs], work: Path, say: Say) -> None:
     """What a build may take, before it begins."""
-    steps = [step for item in inputs for step in item.plan.build.steps]
-    makes = [enclave.name for item in inputs for enclave in item.plan.enclaves]
+    builds = [item.release.own_tree()[0] for item in inputs]
+    steps = [step for build in builds for step in build.steps]
+    makes = [enclave.name for item in inputs for enclave in item.release.enclaves]
     seen = [step.seconds for step in steps]
     took = duration(sum(seconds or 0 for seconds in seen))
     usual = f"about {took} on two cores" if None not in seen else "not all of them ever timed"
     most = duration(sum(step.limit for step in steps))
-    free, sizes = shutil.disk_usage(work).free >> 20, [item.plan.build.mib for item in inputs]
+    free, sizes = shutil.disk_usage(work).free >> 20, [build.mib for build in builds]
     needed = sum(size or 0 for size in sizes)
     room = f"about {needed} MiB" if None not in sizes else "an unknown size"
     say(
@@ -284,8 +284,8 @@ def _build_again(
     others: list[EnclaveRecord] = []
     try:
         for item in inputs:
-            like, showed = _otherwise(item.plan, request.place.isolated, work)
-            scratch = work / f"second-{item.plan.release.name}"
+            like, showed = _otherwise(item.release, request.place.isolated, work)
+            scratch = work / f"second-{item.release.name}"
             _, built = TreeBuilder(request, item, like, scratch, second).build()
             others += built
     finally:
@@ -305,8 +305,9 @@ def _build_again(
     return replace(showed, differences=tuple(differences))
 
 
-def _otherwise(plan: TreePlan, isolated: bool, scratch: Path) -> tuple[Command, SecondBuild]:
+def _otherwise(release: Release, isolated: bool, scratch: Path) -> tuple[Command, SecondBuild]:
     """What commands are like if all is otherwise that should not matter, and what that is."""
+    build, toolchain = release.own_tree()
     faketime = shutil.which("faketime")
     kept = {}
     if not isolated:
@@ -316,9 +317,9 @@ def _otherwise(plan: TreePlan, isolated: bool, scratch: Path) -> tuple[Command, 
     place = _SECOND_PLACE if isolated else f"{scratch}/second-place"
     like = Command(
         argv=(faketime, "-f", _LATER) if faketime is not None else (),
-        folder=place + plan.build.root,
+        folder=place + build.root,
         environment={"LC_ALL": "C.UTF-8", "TZ": "SECOND-13:37"},
-        umask=0o077 if plan.toolchain.umask != 0o077 else 0o022,
+        umask=0o077 if toolchain.umask != 0o077 else 0o022,
         hostname="second",
     )
     varied = ("path", "umask", "locale", "timezone", "hostname", "time")

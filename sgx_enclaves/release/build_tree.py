@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from textwrap import shorten
 from typing import Optional
 
-from sgx_enclaves.catalogue.records import Build, Catalogue, OwnBuild, Release, Step, Toolchain
+from sgx_enclaves.catalogue.records import Catalogue, OwnBuild, Release, Step, Toolchain
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
@@ -93,44 +93,13 @@ class BuildRequest:
 
 
 @record
-class EnclavePlan:
-    """One enclave to build: its name, such as `ide`, its file, such as `id_enclave`, and how."""
-
-    name: str
-    file: str
-    build: OwnBuild
-
-    @property
-    def unstripped(self) -> str:
-        """What its make links, before the makefile's `$(STRIP)` takes the symbols out."""
-        return f"{self.build.unsigned.removesuffix('.so')}.unstripped.so"
-
-    @property
-    def make_command(self) -> list[str]:
-        """The command that builds it, in its make directory, and keeps what it links."""
-        kept = os.path.relpath(f"/{self.unstripped}", f"/{self.build.make_directory}")
-        command = ["make", self.build.make_target, f"STRIP=cp $@ {kept}; strip"]
-        mitigation = self.build.mitigation
-        return [*command, f"MITIGATION-CVE-2020-0551={mitigation}"] if mitigation else command
-
-
-@record
-class TreePlan:
-    """One tree to build in: whose it is, how it is made, and what is built in it."""
-
-    release: Release
-    build: Build
-    toolchain: Toolchain
-    enclaves: tuple[EnclavePlan, ...]
-
-
-@record
 class TreeInputs:
-    """What one tree is built from: its toolchain as it was seen, the file of each source by its id
-    (none for a ready-made tree), and the variables of the makers' shell, if that was entered.
+    """What one tree is built from: its release as `plan_trees` cuts it down, its toolchain as it
+    was seen, the file of each source by its id (none for a ready-made tree), and the variables of
+    the makers' shell, if that was entered.
     """
 
-    plan: TreePlan
+    release: Release
     toolchain: ToolchainUse
     archives: Mapping[str, Fetched]
     variables: Mapping[str, str]
@@ -144,15 +113,15 @@ def step_environment(
     return {**usual, **toolchain.environment, "PATH": path, "HOME": home}
 
 
-def independent(enclaves: Sequence[EnclavePlan]) -> list[list[EnclavePlan]]:
-    """Groups of enclaves whose makes would write the same files, so that they run in turn: their
-    make directories lie within one another.
+def independent(builds: Mapping[str, OwnBuild]) -> list[list[str]]:
+    """Groups of enclaves, by name, whose makes would write the same files, so that they run in
+    turn: their make directories lie within one another.
     """
-    folders = [PurePosixPath(enclave.build.make_directory) for enclave in enclaves]
-    groups: dict[PurePosixPath, list[EnclavePlan]] = {}
-    for enclave, folder in zip(enclaves, folders):
-        around = [other for other in folders if folder.is_relative_to(other)]
-        groups.setdefault(min(around, key=lambda path: len(path.parts)), []).append(enclave)
+    folders = {name: PurePosixPath(own.make_directory) for name, own in builds.items()}
+    groups: dict[PurePosixPath, list[str]] = {}
+    for name, folder in folders.items():
+        around = [other for other in folders.values() if folder.is_relative_to(other)]
+        groups.setdefault(min(around, key=lambda path: len(path.parts)), []).append(name)
     return list(groups.values())
 
 
@@ -171,9 +140,11 @@ class TreeBuilder:
     into: Path
 
     def __post_init__(self) -> None:
-        self.plan = self.inputs.plan
-        self.say = self.request.say
-        self._name = self.plan.release.name
+        release, self.say = self.inputs.release, self.request.say
+        self.plan, self.toolchain = release.own_tree()
+        self.builds = {e.name: e.build for e in release.enclaves if e.build is not None}
+        self.files = {e.name: e.file for e in release.enclaves}
+        self._name = release.name
         self._log_prefix = "" if self._name == self.request.release.name else f"{self._name}."
         self.steps: list[StepRecord] = []
         self.wrong_configs: dict[str, str] = {}
@@ -189,9 +160,9 @@ class TreeBuilder:
             if not tree.fixed:
                 taken = "is taken" if os.path.lexists(self.like.folder) else "cannot be made"
                 self.say(f"warning: {self.like.folder} {taken}, so the tree is in {tree.root}")
-            self.relocate = relocation(self.plan.build.root, tree.root)
-            path = search_path(self.plan.toolchain, self.request.toolchain, self.request.tools)
-            usual = step_environment(self.plan.toolchain, path, tree.home, self.inputs.variables)
+            self.relocate = relocation(self.plan.root, tree.root)
+            path = search_path(self.toolchain, self.request.toolchain, self.request.tools)
+            usual = step_environment(self.toolchain, path, tree.home, self.inputs.variables)
             usual.update(self.like.environment)
             variables = {name: self.relocate(value) for name, value in usual.items()}
             self.usual = replace(self.like, environment=variables)
@@ -202,7 +173,7 @@ class TreeBuilder:
                 tree.close()
         record = TreeRecord(
             release=self._name,
-            route=self.plan.build.route,
+            route=self.plan.route,
             root=tree.root,
             fixed_path=tree.fixed,
             isolated=self.request.place.isolated,
@@ -217,11 +188,11 @@ class TreeBuilder:
 
     def _lay_out(self) -> tuple[SourceRecord, ...]:
         """Lay the sources out, unless an earlier run did; what lies there."""
-        tree, source_dir, build = self.tree.path, self.request.source_dir, self.plan.build
+        tree, source_dir = self.tree.path, self.request.source_dir
         files = self.inputs.archives
         sources = tuple(
             SourceRecord(s.id, s.place, s.artifact.filename, f.sha256, f.pinned, f.contents_sha256)
-            for s, f in ((s, files[s.id]) for s in build.sources if source_dir is None)
+            for s, f in ((s, files[s.id]) for s in self.plan.sources if source_dir is None)
         )
         if self.progress.resumed:
             count = len(self.progress.steps)
@@ -234,36 +205,36 @@ class TreeBuilder:
             name = Path(os.path.abspath(source_dir)).name or "/"
             sources = (SourceRecord("source-dir", "", name, digest, False),)
         else:
-            lay_out(tree, build, self.inputs.archives, self.request.progress)
-        for enclave in self.plan.enclaves:
-            remove_prebuilt(tree, enclave.build)
+            lay_out(tree, self.plan, files, self.request.progress)
+        for own in self.builds.values():
+            remove_prebuilt(tree, own)
         self.progress.add(None, self.into)
         return sources
 
     def _run(self) -> list[EnclaveRecord]:
-        enclaves, jobs = self.plan.enclaves, self.request.jobs
+        jobs = self.request.jobs
         failed = self._prepare(self._patches(), None)
         self._read_configs()
-        failed = self._prepare(self.plan.build.steps, failed)
+        failed = self._prepare(self.plan.steps, failed)
         if failed is not None:
             problem = f"{failed.id} {failed.message}; see {failed.log}"
-            return [self._failed(enclave, problem) for enclave in enclaves]
+            return [self._failed(name, problem) for name in self.builds]
 
-        def make(group: Sequence[EnclavePlan]) -> list[EnclaveRecord]:
-            return [self._make(item) for item in group]
+        def make(group: Sequence[str]) -> list[EnclaveRecord]:
+            return [self._make(name) for name in group]
 
         with ThreadPoolExecutor(jobs) as pool:
             # without a thread for one job, since not every place may be used from another one
-            made = (pool.map if jobs > 1 else map)(make, independent(enclaves))
+            made = (pool.map if jobs > 1 else map)(make, independent(self.builds))
             records = [record for group in made for record in group]
-        order = {enclave.name: number for number, enclave in enumerate(enclaves)}
+        order = {name: number for number, name in enumerate(self.builds)}
         self.steps.sort(key=lambda step: order.get(step.enclave or "", -1))
         return records
 
     def _patches(self) -> Iterator[Step]:
         """What applies the patches, but for those that a ready-made tree has."""
-        for number, patch in enumerate(self.plan.build.patches, 1):
-            argv = tuple(patch.command(self.plan.build.root))
+        for number, patch in enumerate(self.plan.patches, 1):
+            argv = tuple(patch.command(self.plan.root))
             step = Step(f"patch-{number}", patch.place, argv, _PATCH_TIMEOUT)
             if self.request.source_dir is None or not self._is_in(step):
                 yield step
@@ -292,56 +263,55 @@ class TreeBuilder:
     def _read_configs(self) -> None:
         """Read each `config.xml` as the patched sources have it: a step could change it."""
         configs = self.progress.configs
-        for enclave in self.plan.enclaves:
-            name = enclave.build.config
+        for name, own in self.builds.items():
             try:
-                if enclave.name not in configs:
-                    data = _read(self.tree.path, name, DEFAULT_LIMITS.config_size)
-                    Config.parse(data, name)
-                    configs[enclave.name] = data
+                if name not in configs:
+                    data = _read(self.tree.path, own.config, DEFAULT_LIMITS.config_size)
+                    Config.parse(data, own.config)
+                    configs[name] = data
             except SgxEnclavesError as error:
-                self.wrong_configs[enclave.name] = str(error)
+                self.wrong_configs[name] = str(error)
 
-    def _make(self, enclave: EnclavePlan) -> EnclaveRecord:
-        name, build, argv = f"make-{enclave.name}", enclave.build, tuple(enclave.make_command)
-        make = Step(name, build.make_directory, argv, self.request.make_timeout)
-        step = self._step(make, enclave.name)
+    def _make(self, name: str) -> EnclaveRecord:
+        own, file = self.builds[name], self.files[name]
+        make, argv = f"make-{name}", tuple(own.make_command)
+        step = self._step(Step(make, own.make_directory, argv, self.request.make_timeout), name)
         if step.outcome is not StepOutcome.OK:
-            return self._failed(enclave, f"{name} {step.message}; see {step.log}")
-        if enclave.name in self.wrong_configs:
-            return self._failed(enclave, self.wrong_configs[enclave.name])
+            return self._failed(name, f"{make} {step.message}; see {step.log}")
+        if name in self.wrong_configs:
+            return self._failed(name, self.wrong_configs[name])
         try:
-            unsigned = _read(self.tree.path, build.unsigned, DEFAULT_LIMITS.file_size)
-            image = EnclaveImage.parse(unsigned, build.unsigned)
+            unsigned = _read(self.tree.path, own.unsigned, DEFAULT_LIMITS.file_size)
+            image = EnclaveImage.parse(unsigned, own.unsigned)
             if Descriptor.parse(image.descriptor).is_signed:
-                raise FormatError("the result is signed already", file=build.unsigned)
+                raise FormatError("the result is signed already", file=own.unsigned)
         except SgxEnclavesError as error:
-            return self._failed(enclave, f"{name} gave no unsigned enclave: {error}; {step.log}")
+            return self._failed(name, f"{make} gave no unsigned enclave: {error}; {step.log}")
         try:
             files = (
-                self._keep(unsigned_name(enclave.file), unsigned, _UNSIGNED_MODE),
-                self._keep(config_name(enclave.file), self.progress.configs[enclave.name], 0o644),
+                self._keep(unsigned_name(file), unsigned, _UNSIGNED_MODE),
+                self._keep(config_name(file), self.progress.configs[name], 0o644),
             )
-            unstripped = self._keep_unstripped(enclave)
-            return EnclaveRecord(enclave.name, enclave.file, self._name, *files, None, unstripped)
+            unstripped = self._keep_unstripped(own.unstripped, unstripped_name(file))
+            return EnclaveRecord(name, file, self._name, *files, None, unstripped)
         except InputError as error:
-            return self._failed(enclave, f"cannot be kept: {error}")
+            return self._failed(name, f"cannot be kept: {error}")
 
-    def _keep_unstripped(self, enclave: EnclavePlan) -> Optional[FileRecord]:
+    def _keep_unstripped(self, path: str, name: str) -> Optional[FileRecord]:
         """Only for explanations: what is not there, or no enclave, is not kept."""
         try:
-            data = _read(self.tree.path, enclave.unstripped, DEFAULT_LIMITS.file_size)
-            EnclaveImage.parse(data, enclave.unstripped)
+            data = _read(self.tree.path, path, DEFAULT_LIMITS.file_size)
+            EnclaveImage.parse(data, path)
         except SgxEnclavesError:
             return None
-        return self._keep(unstripped_name(enclave.file), data, _UNSIGNED_MODE)
+        return self._keep(name, data, _UNSIGNED_MODE)
 
     def _keep(self, name: str, data: bytes, mode: int) -> FileRecord:
         write_file(str(self.into / name), data, mode)
         return FileRecord(name, sha256_of(data), len(data))
 
-    def _failed(self, enclave: EnclavePlan, problem: str) -> EnclaveRecord:
-        return EnclaveRecord(enclave.name, enclave.file, self._name, None, None, problem)
+    def _failed(self, name: str, problem: str) -> EnclaveRecord:
+        return EnclaveRecord(name, self.files[name], self._name, None, None, problem)
 
     def _command(self, step: Step) -> Command:
         jobs = str(self.request.processors)
@@ -376,9 +346,9 @@ class TreeBuilder:
             return record
         self.progress.add(record, self.into)
         if ended.milliseconds >= _WORTH_A_LINE:
-            build, seconds = self.plan.build, ended.milliseconds / 1000
-            count = len(build.patches) + len(build.steps) + len(self.plan.enclaves)
-            self.say(f"{name} took {seconds:.0f} s; {len(self.steps)} of {count} are done")
+            count = len(self.plan.patches) + len(self.plan.steps) + len(self.builds)
+            done = f"{len(self.steps)} of {count} are done"
+            self.say(f"{name} took {ended.milliseconds / 1000:.0f} s; {done}")
         return record
 
     def _problem(self, ended: Ended, timeout: float) -> Optional[str]:

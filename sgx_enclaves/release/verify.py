@@ -19,7 +19,7 @@ from sgx_enclaves.enclave.verdict import Finding, Outcome, Verdict, finding_of
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.explain.explain import explained
 from sgx_enclaves.release import build, vendor
-from sgx_enclaves.release.build_tree import BuildRequest, TreeInputs, TreePlan
+from sgx_enclaves.release.build_tree import BuildRequest, TreeInputs
 from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.manifest import (
     LOGS,
@@ -174,7 +174,7 @@ def _check_request(request: Request) -> None:
         )
 
 
-def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[TreePlan, ...]:
+def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[Release, ...]:
     """Where the enclaves are built; why others are not is noted."""
     catalogue, release, names = request.catalogue, request.release, []
     for enclave in release.enclaves:
@@ -192,14 +192,14 @@ def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[TreePlan, ...]:
 
 
 def _gather(
-    request: Request, plans: Sequence[TreePlan], fetcher: Fetcher, log: StageLog
+    request: Request, plans: Sequence[Release], fetcher: Fetcher, log: StageLog
 ) -> list[TreeInputs]:
     """Get the sources, and look at the toolchain."""
     archives: dict[str, dict[str, Fetched]] = {}
     inputs: list[TreeInputs] = []
     with log.stage("sources") as stage:
         for plan in plans:
-            archives[plan.release.name] = vendor.fetch_sources(plan.release, fetcher)
+            archives[plan.name] = vendor.fetch_sources(plan, fetcher)
         files = [file for tree in archives.values() for file in tree.values()]
         loose = sum(not file.pinned for file in files)
         kept = sum(file.url is None for file in files)
@@ -209,7 +209,7 @@ def _gather(
         if request.lock is not None:
             require_lock(request.lock, request.place)
         for plan in plans:
-            inputs.append(build.look_at_tree(request, plan, archives.get(plan.release.name, {})))
+            inputs.append(build.look_at_tree(request, plan, archives.get(plan.name, {})))
         wrong = [finding for item in inputs for finding in item.toolchain.findings]
         parts = [part for item in inputs for part in item.toolchain.parts]
         others = sum(part.state is PartState.OTHER for part in parts)
@@ -235,7 +235,7 @@ def _build(
     if not inputs:
         log.skip("build", "no enclave of this release can be built")
         return None
-    names = [enclave.name for item in inputs for enclave in item.plan.enclaves]
+    names = [enclave.name for item in inputs for enclave in item.release.enclaves]
     required = [e.name for e in request.release.enclaves if e.required and e.name in names]
     trees = store if request.resume else None
 
@@ -267,7 +267,7 @@ def _build(
 
 
 def _read_given(
-    request: Request, folder: Path, plans: Sequence[TreePlan], log: StageLog
+    request: Request, folder: Path, plans: Sequence[Release], log: StageLog
 ) -> tuple[Optional[Built], list[BuildFacts]]:
     """A build that is given, and what it or others say of it; nothing of that is proved here."""
     origin = request.origin
@@ -281,7 +281,7 @@ def _read_given(
         stage.detail = f"{len(built.enclaves)} enclaves of {folder}, as given"
         says = origin.says if origin is not None else _says(built.manifest)
         return built, [
-            BuildFacts(plan.release.name, BuildKind.GIVEN, plan.toolchain.name, (), says)
+            BuildFacts(plan.name, BuildKind.GIVEN, plan.own_tree()[1].name, (), says)
             for plan in plans
             if built.enclaves
         ]
@@ -335,7 +335,7 @@ def _build_failed(request: Request, built: Built, record: EnclaveRecord) -> Find
 
 def _facts_of_build(item: TreeInputs, built: Optional[Built]) -> BuildFacts:
     """What was seen before the build of a tree, compared with the builder's own record."""
-    name, use = item.plan.release.name, item.toolchain
+    name, use = item.release.name, item.toolchain
     kind = BuildKind.DESIGNATED if use.designated else BuildKind.HOST
     words = [part.words for part in use.wrong]
     tree = built.manifest.tree(name) if built is not None else None
@@ -357,23 +357,20 @@ def _compare_all(
     release: Release, ours: Files[BuiltEnclave], theirs: vendor.SignedFiles, log: StageLog
 ) -> dict[str, Verdict]:
     """A verdict for each enclave that is there twice."""
-    pairs = [
-        (enclave, ours.files[enclave.name], theirs.files[enclave.name])
-        for enclave in release.enclaves
-        if enclave.name in ours.files and enclave.name in theirs.files
-    ]
+    both = [e for e in release.enclaves if e.name in ours.files and e.name in theirs.files]
     verdicts: dict[str, Verdict] = {}
-    if not pairs:
+    if not both:
         log.skip("compare", "no enclave is there twice, built and signed")
         return verdicts
     with log.stage("compare") as stage:
-        for enclave, built, signed in pairs:
+        for enclave in both:
+            built, signed = ours.files[enclave.name], theirs.files[enclave.name]
             names = (unsigned_name(built.file), signed.name, config_name(built.file))
             files = (built.unsigned, signed.data, built.config)
             verdict = compare(*files, policy_of(enclave), names=names)
             verdicts[enclave.name] = explained(verdict, *files, symbols=built.unstripped)
         same = [verdict.outcome for verdict in verdicts.values()].count(Outcome.IDENTICAL)
-        stage.detail = f"{same} of {len(pairs)} are identical"
+        stage.detail = f"{same} of {len(both)} are identical"
     return verdicts
 
 

@@ -12,7 +12,7 @@ from typing import Any, Optional
 import pytest
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue, release_from
-from sgx_enclaves.catalogue.records import MAKERS, Catalogue
+from sgx_enclaves.catalogue.records import MAKERS, Build, Catalogue, Release
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.plain import parse_toml
 from sgx_enclaves.release.build import plan_trees
@@ -115,29 +115,35 @@ RELEASE = release_from(parsed(), "routes.toml")
 CATALOGUE = Catalogue({RELEASE.name: RELEASE})
 
 
+def planned(catalogue: Catalogue, release: Release, route: Optional[str] = None) -> Build:
+    """How the only tree is made that the release is built in."""
+    (tree,) = plan_trees(catalogue, release, route)
+    return tree.own_tree()[0]
+
+
 def test_the_first_route_that_leads_to_all_enclaves_is_taken() -> None:
-    (plan,) = plan_trees(CATALOGUE, RELEASE.only(["one"]))
-    assert plan.build.route == "short"
-    assert [item.id for item in plan.build.sources] == ["main", "sub"]
-    assert [item.id for item in plan.build.steps] == ["both"]
-    (plan,) = plan_trees(CATALOGUE, RELEASE.only(["one", "two"]))
-    assert [item.id for item in plan.build.steps] == ["both", "only-two"]
+    plan = planned(CATALOGUE, RELEASE.only(["one"]))
+    assert plan.route == "short"
+    assert [item.id for item in plan.sources] == ["main", "sub"]
+    assert [item.id for item in plan.steps] == ["both"]
+    plan = planned(CATALOGUE, RELEASE.only(["one", "two"]))
+    assert [item.id for item in plan.steps] == ["both", "only-two"]
 
 
 def test_patches_go_with_the_innermost_source_around_them() -> None:
-    (plan,) = plan_trees(CATALOGUE, RELEASE.only(["one"]))
-    assert [patch.file for patch in plan.build.patches] == ["top.patch", "sub.patch"]
+    plan = planned(CATALOGUE, RELEASE.only(["one"]))
+    assert [patch.file for patch in plan.patches] == ["top.patch", "sub.patch"]
 
 
 @pytest.mark.parametrize(
     ("names", "route"), [((), None), (("one", "three"), None), (("one",), MAKERS)]
 )
 def test_the_makers_route_has_everything(names: tuple[str, ...], route: Optional[str]) -> None:
-    (plan,) = plan_trees(CATALOGUE, RELEASE.only(names) if names else RELEASE, route)
-    assert plan.build.route == MAKERS
-    assert [item.id for item in plan.build.sources] == ["main", "sub", "deep", "other"]
-    assert [item.id for item in plan.build.steps] == ["everything"]
-    assert len(plan.build.patches) == 4
+    plan = planned(CATALOGUE, RELEASE.only(names) if names else RELEASE, route)
+    assert plan.route == MAKERS
+    assert [item.id for item in plan.sources] == ["main", "sub", "deep", "other"]
+    assert [item.id for item in plan.steps] == ["everything"]
+    assert len(plan.patches) == 4
 
 
 def test_an_unpinned_source_stands_in_the_way_of_its_own_route_only() -> None:
@@ -153,22 +159,22 @@ def test_an_unpinned_source_stands_in_the_way_of_its_own_route_only() -> None:
 def test_the_shipped_narrow_route_needs_four_sources_and_one_patch(name: str) -> None:
     catalogue = load_catalogue((OWN_FOLDER,))
     release = catalogue.release("sgx-2.25-dcap-1.22")
-    (plan,) = plan_trees(catalogue, release.only([name]))
-    assert plan.build.route == "narrow"
-    assert [s.id for s in plan.build.sources] == ["linux-sgx", "dcap", "ipp-crypto", "sgx-emm"]
-    assert [p.place for p in plan.build.patches] == ["external/ippcp_internal/ipp-crypto"]
-    mitigated = {step.id for step in plan.build.steps if step.command[-1].endswith("=LOAD")}
+    plan = planned(catalogue, release.only([name]))
+    assert plan.route == "narrow"
+    assert [s.id for s in plan.sources] == ["linux-sgx", "dcap", "ipp-crypto", "sgx-emm"]
+    assert [p.place for p in plan.patches] == ["external/ippcp_internal/ipp-crypto"]
+    mitigated = {step.id for step in plan.steps if step.command[-1].endswith("=LOAD")}
     assert bool(mitigated) is (name != "tdqe")
     # the designated toolchain's own make, ar and the like: nothing is named by its path
-    programs = {step.command[0] for step in plan.build.steps}
-    assert plan.build.steps[0].id == "needs"
+    programs = {step.command[0] for step in plan.steps}
+    assert plan.steps[0].id == "needs"
     assert programs <= {"make", "sh", "mv", "./external/sgx-emm/create_symlink.sh"}
     # QvE needs four sources more, and nothing of it is built for the others
-    (wide,) = plan_trees(catalogue, release.only([name, "qve"]))
-    assert (wide.build.route, len(wide.build.sources)) == ("narrow", 8)
+    wide = planned(catalogue, release.only([name, "qve"]))
+    assert (wide.route, len(wide.sources)) == ("narrow", 8)
     own = {"pthread", "sgxssl-openssl", "sgxssl"}
-    assert own <= {step.id for step in wide.build.steps}
-    assert not own & {step.id for step in plan.build.steps}
+    assert own <= {step.id for step in wide.steps}
+    assert not own & {step.id for step in plan.steps}
 
 
 @pytest.mark.parametrize("route", ["narrow", MAKERS])
@@ -176,8 +182,8 @@ def test_what_the_steps_need_and_is_not_here_is_said_by_the_first(
     tmp_path: Path, route: str
 ) -> None:
     release = load_catalogue((OWN_FOLDER,)).release("sgx-2.25-dcap-1.22")
-    (plan,) = plan_trees(Catalogue({release.name: release}), release.only(["pce"]), route)
-    needs = plan.build.steps[0].command
+    plan = planned(Catalogue({release.name: release}), release.only(["pce"]), route)
+    needs = plan.steps[0].command
     names = needs[needs.index("needs") + 1 :]
     for name in names:
         path = tmp_path / "tree" / name if "/" in name else tmp_path / "bin" / name
@@ -202,12 +208,12 @@ def test_one_enclave_may_need_more_sources_than_the_others() -> None:
     data["build"]["route"][0]["more_sources"] = {"two": ["other"]}
     release = release_from(data, "routes.toml")
     catalogue = Catalogue({release.name: release})
-    (plan,) = plan_trees(catalogue, release.only(["one"]))
-    assert [item.id for item in plan.build.sources] == ["main", "sub"]
-    assert "other.patch" not in [patch.file for patch in plan.build.patches]
-    (plan,) = plan_trees(catalogue, release.only(["one", "two"]))
-    assert [item.id for item in plan.build.sources] == ["main", "sub", "other"]
-    assert "other.patch" in [patch.file for patch in plan.build.patches]
+    plan = planned(catalogue, release.only(["one"]))
+    assert [item.id for item in plan.sources] == ["main", "sub"]
+    assert "other.patch" not in [patch.file for patch in plan.patches]
+    plan = planned(catalogue, release.only(["one", "two"]))
+    assert [item.id for item in plan.sources] == ["main", "sub", "other"]
+    assert "other.patch" in [patch.file for patch in plan.patches]
 
 
 def test_what_cannot_be_gone_is_refused_by_name() -> None:

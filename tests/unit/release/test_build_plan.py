@@ -12,7 +12,7 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.catalogue.records import Catalogue, OwnBuild, Toolchain, ToolPin
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.release.build import find_differences, plan_trees
-from sgx_enclaves.release.build_tree import EnclavePlan, independent, step_environment
+from sgx_enclaves.release.build_tree import independent, step_environment
 from sgx_enclaves.release.place import STANDARD_PATH, Ended, describe
 from sgx_enclaves.release.sandbox import relocation
 from sgx_enclaves.release.toolchain import ToolchainKind, search_path
@@ -25,7 +25,7 @@ def catalogue() -> Catalogue:
 
 def test_required_enclaves_are_built_by_default(catalogue: Catalogue) -> None:
     (tree,) = plan_trees(catalogue, catalogue.release("sgx-2.25-dcap-1.22"))
-    assert tree.release.name == "sgx-2.25-dcap-1.22"
+    assert tree.name == "sgx-2.25-dcap-1.22"
     assert [enclave.name for enclave in tree.enclaves] == ["pce", "ide", "qe3", "tdqe"]
 
 
@@ -37,7 +37,7 @@ def test_an_enclave_that_is_not_required_is_built_if_named(catalogue: Catalogue)
 def test_enclaves_are_built_in_the_tree_that_they_were_signed_from(catalogue: Catalogue) -> None:
     release = catalogue.release("sgx-2.26-dcap-1.23")
     (tree,) = plan_trees(catalogue, release)
-    assert tree.release.name == "sgx-2.25-dcap-1.22"
+    assert tree.name == "sgx-2.25-dcap-1.22"
     assert {enclave.name for enclave in tree.enclaves} == {"pce", "ide", "qe3", "tdqe"}
 
 
@@ -59,16 +59,14 @@ def _own(folder: str, mitigation: str = "") -> OwnBuild:
 
 
 def test_the_mitigation_is_passed_to_make() -> None:
-    assert "LOAD" not in " ".join(EnclavePlan("x", "x", _own("a")).make_command)
-    with_load = EnclavePlan("x", "x", _own("a", "LOAD"))
-    assert with_load.make_command[-1] == "MITIGATION-CVE-2020-0551=LOAD"
+    assert "LOAD" not in " ".join(_own("a").make_command)
+    assert _own("a", "LOAD").make_command[-1] == "MITIGATION-CVE-2020-0551=LOAD"
 
 
 def test_make_keeps_beside_the_result_what_the_makefile_strips() -> None:
     build = OwnBuild("config.xml", "psw/ae/pce", "pce.so", "psw/ae/pce/pce.so")
-    plan = EnclavePlan("pce", "pce", build)
-    assert plan.make_command == ["make", "pce.so", "STRIP=cp $@ pce.unstripped.so; strip"]
-    assert plan.unstripped == "psw/ae/pce/pce.unstripped.so"
+    assert build.make_command == ["make", "pce.so", "STRIP=cp $@ pce.unstripped.so; strip"]
+    assert build.unstripped == "psw/ae/pce/pce.unstripped.so"
 
 
 def _toolchain(**environment: str) -> Toolchain:
@@ -127,10 +125,6 @@ def test_the_machines_own_folders_do_not_move() -> None:
     assert relocation("/tree", "/second/tree")("/x /tree/y") == "/x /second/tree/y"
 
 
-def _plans(*folders: str) -> list[EnclavePlan]:
-    return [EnclavePlan(str(n), "x", _own(folder)) for n, folder in enumerate(folders)]
-
-
 @pytest.mark.parametrize(
     ("folders", "groups"),
     [
@@ -145,8 +139,8 @@ def _plans(*folders: str) -> list[EnclavePlan]:
 def test_makes_in_folders_of_one_another_are_no_strangers(
     folders: tuple[str, ...], groups: list[str]
 ) -> None:
-    found = independent(_plans(*folders))
-    assert ["".join(plan.name for plan in group) for group in found] == groups
+    found = independent({str(number): _own(folder) for number, folder in enumerate(folders)})
+    assert ["".join(group) for group in found] == groups
 
 
 @pytest.mark.parametrize(
