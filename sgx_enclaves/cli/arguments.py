@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the arguments that several verbs share lead to: policies, releases, files.
-
-The catalogue and the release machine are imported by who needs them: the other verbs start without.
-"""
+"""What the arguments that several verbs share lead to: policies, signers, files."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from sgx_enclaves.cli.output import detail, progress
+from sgx_enclaves.cli.output import detail
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.metadata import Descriptor
@@ -27,13 +22,9 @@ from sgx_enclaves.limits import DEFAULT_LIMITS
 if TYPE_CHECKING:
     import datetime
 
-    from sgx_enclaves.catalogue.records import Catalogue, Release
     from sgx_enclaves.enclave.regenerate import Regenerated
-    from sgx_enclaves.release.fetch import Fetcher
 
 _MRSIGNER = re.compile(r"(?:0[xX])?[0-9a-fA-F]{64}\Z|[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){31}\Z")
-# What Fedora's look-aside cache calls the source of the prebuilt enclaves.
-_PACKAGE = "linux-sgx-enclaves-prebuilt"
 # A signing service may ask a person.
 _SIGNING_SECONDS = 600
 
@@ -160,54 +151,6 @@ def asking(args: argparse.Namespace, *, digest: bool = False) -> Callable[[bytes
         return ended.stdout
 
     return signer
-
-
-def chosen_catalogue(args: argparse.Namespace) -> Catalogue:
-    """Our own releases, the machine's, and those of `--catalogue`."""
-    from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue
-
-    return load_catalogue((OWN_FOLDER, USER_FOLDER, *args.catalogue))
-
-
-def chosen_release(args: argparse.Namespace) -> tuple[Catalogue, Release]:
-    """The catalogue, and the release of it that is named."""
-    if args.release is None:
-        raise InputError("no release is named", hint="`sgx-enclaves releases list` names them")
-    catalogue = chosen_catalogue(args)
-    return catalogue, catalogue.release(args.release)
-
-
-def chosen_cache_dir(args: argparse.Namespace) -> Path:
-    """The directory of fetched files: as named, `SGX_ENCLAVES_CACHE`, or the user's own."""
-    own = args.cache or os.environ.get("SGX_ENCLAVES_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME", "/"), ".cache")
-    return Path(own or Path(home, "sgx-enclaves"))
-
-
-def chosen_work_dir(args: argparse.Namespace) -> Path:
-    """The directory of builds and of trees to resume in: as named, or in the cache."""
-    return args.work or chosen_cache_dir(args) / "work"
-
-
-def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
-    """A fetcher as `@fetching` asks for it; it shows on standard error how it goes."""
-    from sgx_enclaves.catalogue.artifact import Lookaside
-    from sgx_enclaves.release.fetch import Fetcher
-    from sgx_enclaves.release.transport import HttpsTransport
-
-    lookaside = None
-    if args.lookaside is not None:
-        package, _, url = args.lookaside.rpartition("=")
-        lookaside = Lookaside(url, package or _PACKAGE)
-    return Fetcher(
-        chosen_cache_dir(args),
-        None if args.offline else HttpsTransport(ca_file=args.ca_file),
-        attempts=args.attempts,
-        progress=progress(),
-        lookaside=lookaside,
-        local=args.local,
-        allow_unpinned=args.allow_unpinned,
-    )
 
 
 def load_enclave(path: str) -> EnclaveImage:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The verbs of the catalogue: what is known of a release, its files, and a spec file of it."""
+"""The verbs of the catalogue: what is known of a release, its files, and a spec file of it; and
+what the arguments lead to that name a release, and how its files are fetched.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sgx_enclaves.catalogue import writing
+from sgx_enclaves.catalogue.artifact import Lookaside
 from sgx_enclaves.catalogue.draft import Trees, draft_release
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.enclave.elf import EnclaveImage
@@ -33,12 +37,57 @@ from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release import vendor
 from sgx_enclaves.release.archive import lay_out, pack_members, read_contents, read_members
 from sgx_enclaves.release.build import find_targets
-from sgx_enclaves.release.fetch import Fetched
+from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.sandbox import Isolation, Machine, best_isolation
+from sgx_enclaves.release.transport import HttpsTransport
 from sgx_enclaves.report.forms import table
 from sgx_enclaves.specs import SpecKind, SpecRequest, render
 
 _EPOCH = "SOURCE_DATE_EPOCH"
+# What Fedora's look-aside cache calls the source of the prebuilt enclaves.
+_PACKAGE = "linux-sgx-enclaves-prebuilt"
+
+
+def chosen_catalogue(args: argparse.Namespace) -> Catalogue:
+    """Our own releases, the machine's, and those of `--catalogue`."""
+    return load_catalogue((OWN_FOLDER, USER_FOLDER, *args.catalogue))
+
+
+def chosen_release(args: argparse.Namespace) -> tuple[Catalogue, Release]:
+    """The catalogue, and the release of it that is named."""
+    if args.release is None:
+        raise InputError("no release is named", hint="`sgx-enclaves releases list` names them")
+    catalogue = chosen_catalogue(args)
+    return catalogue, catalogue.release(args.release)
+
+
+def chosen_cache_dir(args: argparse.Namespace) -> Path:
+    """The directory of fetched files: as named, `SGX_ENCLAVES_CACHE`, or the user's own."""
+    own = args.cache or os.environ.get("SGX_ENCLAVES_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME", "/"), ".cache")
+    return Path(own or Path(home, "sgx-enclaves"))
+
+
+def chosen_work_dir(args: argparse.Namespace) -> Path:
+    """The directory of builds and of trees to resume in: as named, or in the cache."""
+    return args.work or chosen_cache_dir(args) / "work"
+
+
+def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
+    """A fetcher as `@fetching` asks for it; it shows on standard error how it goes."""
+    lookaside = None
+    if args.lookaside is not None:
+        package, _, url = args.lookaside.rpartition("=")
+        lookaside = Lookaside(url, package or _PACKAGE)
+    return Fetcher(
+        chosen_cache_dir(args),
+        None if args.offline else HttpsTransport(ca_file=args.ca_file),
+        attempts=args.attempts,
+        progress=output.progress(),
+        lookaside=lookaside,
+        local=args.local,
+        allow_unpinned=args.allow_unpinned,
+    )
 
 
 def releases(args: argparse.Namespace) -> int:
@@ -46,8 +95,8 @@ def releases(args: argparse.Namespace) -> int:
         output.print_or_write(args, writing.toml_of(_draft(args)), name="toml")
         return 0
     if args.action == "list":
-        return _list(args, arguments.chosen_catalogue(args))
-    catalogue, release = arguments.chosen_release(args)
+        return _list(args, chosen_catalogue(args))
+    catalogue, release = chosen_release(args)
     if args.action == "show":
         unpinned = _unpinned(catalogue, release)
         plain = {"release": as_plain(release), "unpinned": unpinned}
@@ -81,11 +130,11 @@ def _draft(args: argparse.Namespace) -> Release:
         raise InputError("two source trees are needed", hint="name them with --sgx and --dcap")
     sgx = writing.source_tree(args.sgx, args.sgx_release)
     dcap = writing.source_tree(args.dcap, args.dcap_release)
-    return draft_release(Trees(sgx, dcap), arguments.chosen_catalogue(args))
+    return draft_release(Trees(sgx, dcap), chosen_catalogue(args))
 
 
 def _pin(args: argparse.Namespace, release: Release) -> int:
-    fetcher = arguments.chosen_fetcher(args)
+    fetcher = chosen_fetcher(args)
     sources = release.build.sources if release.build is not None else ()
     files = {f"source.{item.id}": (item.artifact, item.unpack) for item in sources}
     files |= {f"vendor.{item.id}": (item.artifact, False) for item in release.vendor}
@@ -123,7 +172,7 @@ def _check(args: argparse.Namespace, release: Release) -> int:
         routes = {route.id: route.enclaves for route in build.routes}
         names = args.enclaves or routes.get(args.route, built)
         release = release.only(names).along(names, args.route)
-    archives = vendor.fetch_sources(release, arguments.chosen_fetcher(args))
+    archives = vendor.fetch_sources(release, chosen_fetcher(args))
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
         checked = _checked(release, archives, Path(scratch))
         checks = [{"what": what, "problem": problem or None} for what, problem in checked]
@@ -155,7 +204,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     if args.output is None:
         raise InputError("no file is named to write to", hint="name it with -o")
     part = release.only([enclave.name for enclave in release.enclaves if enclave.may_ship])
-    archives = vendor.fetch_signed(part, arguments.chosen_fetcher(args))
+    archives = vendor.fetch_signed(part, chosen_fetcher(args))
     signed = vendor.read_signed_enclaves(part, archives)
     data = pack_members({enclave.member: signed[enclave.name] for enclave in part.enclaves})
     enclaves = []
@@ -168,7 +217,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
 
 
 def spec(args: argparse.Namespace) -> int:
-    catalogue, release = arguments.chosen_release(args)
+    catalogue, release = chosen_release(args)
     request = SpecRequest(
         catalogue,
         release,
@@ -200,8 +249,8 @@ def _default_date(release: Release) -> datetime.date:
 
 
 def fetch(args: argparse.Namespace) -> int:
-    catalogue, release = arguments.chosen_release(args)
-    fetcher = arguments.chosen_fetcher(args)
+    catalogue, release = chosen_release(args)
+    fetcher = chosen_fetcher(args)
     chosen = release.only(args.enclaves or [e.name for e in release.enclaves if e.required])
     wanted = args.signed_into is not None or args.signatures_into is not None
     if wanted and args.what == "sources":

@@ -128,8 +128,9 @@ def _policy(args: argparse.Namespace) -> Policy:
     if args.signer or lifted or any(n is not None for n in numbers):
         raise InputError("a release decides who must have signed", hint="drop --release, or those")
     from sgx_enclaves.catalogue.records import policy_of
+    from sgx_enclaves.cli.releases import chosen_release
 
-    _, release = arguments.chosen_release(args)
+    _, release = chosen_release(args)
     name = args.enclave or os.path.basename(args.output)
     enclaves = {e.name if args.enclave else e.signed_file: e for e in release.enclaves}
     if name in enclaves:

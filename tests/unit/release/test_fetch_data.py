@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
-from sgx_enclaves.cli.arguments import chosen_cache_dir
+from sgx_enclaves.cli.releases import chosen_cache_dir
 from sgx_enclaves.errors import CatalogueError, DigestError, FetchError, FormatError
 from sgx_enclaves.files import DigestedStream
 from sgx_enclaves.progress import (
