@@ -81,9 +81,6 @@ class _Methods:
     __delattr__ = __setattr__
 
 
-_METHODS = {name: method for name, method in vars(_Methods).items() if callable(method)}
-
-
 class _Fields:
     """A record's fields as `dataclasses` has them, made when they are asked for: that is slow."""
 
@@ -103,8 +100,9 @@ def record(cls: type[T]) -> type[T]:
         for name, kind in cls.__annotations__.items()
         if "ClassVar" not in str(kind)
     }
-    for name, method in _METHODS.items():
-        if name not in cls.__dict__ or (name == "__hash__" and cls.__dict__[name] is None):
+    for name, method in vars(_Methods).items():
+        # With its own __eq__, a class has None as __hash__.
+        if callable(method) and vars(cls).get(name) is None:
             setattr(made, name, method)
     return cls
 

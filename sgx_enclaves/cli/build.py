@@ -6,11 +6,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
 from sgx_enclaves.catalogue.records import Release
-from sgx_enclaves.cli import arguments, compare, output
+from sgx_enclaves.cli import arguments, compare, output, releases
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.report import of_release, write_report
 from sgx_enclaves.files import make_folder, read_file, write_files
@@ -38,8 +39,8 @@ def build(args: argparse.Namespace) -> int:
     manifest = build_release(
         request,
         args.into,
-        arguments.chosen_fetcher(args).fetch,
-        BuildStore(arguments.chosen_work_dir(args), say=output.note),
+        releases.chosen_fetcher(args).fetch,
+        BuildStore(releases.chosen_work_dir(args), say=output.note),
     )
     for enclave in manifest.enclaves if args.apart else ():
         if enclave.built:
@@ -52,26 +53,26 @@ def build(args: argparse.Namespace) -> int:
 
 def check_built(args: argparse.Namespace) -> int:
     manifest = load_built(args.directory).manifest
-    refused = _refusals(manifest, args.allow_unpinned) if args.designated else []
+    refused = list(_refusals(manifest, args.allow_unpinned)) if args.designated else []
     plain = {"refused": refused, "manifest": manifest.as_dict()}
     output.answer(args, plain, "built.txt", manifest=manifest, refused=refused)
     if args.output is not None and not refused:
         make_folder(Path(args.output).parent)
         text = filled("built.txt", manifest=manifest, refused=refused)
-        output.write_output(args, text.encode(), *args.directory.rglob("*"))
+        # none of what was looked at is replaced
+        args.files = [*args.directory.rglob("*")]
+        output.write_output(args, text.encode())
     return int(bool(refused))
 
 
-def _refusals(manifest: Manifest, allow_unpinned: bool) -> list[str]:
+def _refusals(manifest: Manifest, allow_unpinned: bool) -> Iterator[str]:
     """Why the directory is not what a distribution's reference must be; none if it is."""
-    designated = "it was not built with the designated toolchain; build it where that is"
-    pinned = "it was built from sources without a pinned digest; pin them in the release"
-    checks = {
-        "an enclave that was asked for was not built; read its log": manifest.complete,
-        designated: manifest.designated,
-        pinned: manifest.pinned or allow_unpinned,
-    }
-    return [reason for reason, good in checks.items() if not good]
+    if not manifest.complete:
+        yield "an enclave that was asked for was not built; read its log"
+    if not manifest.designated:
+        yield "it was not built with the designated toolchain; build it where that is"
+    if not (manifest.pinned or allow_unpinned):
+        yield "it was built from sources without a pinned digest; pin them in the release"
 
 
 def contents(args: argparse.Namespace) -> int:
@@ -102,7 +103,7 @@ def toolchain(args: argparse.Namespace) -> int:
     else:
         # on the PATH that a build would have, not the caller's
         kind = ToolchainKind.HOST if args.tools else ToolchainKind.DESIGNATED
-        _, release = arguments.chosen_release(args)
+        _, release = releases.chosen_release(args)
         _, designated = release.own_tree()
         use = look_at_toolchain(designated, kind, Machine(root), args.tools)
         if args.action == "record":
@@ -133,7 +134,7 @@ def _chosen_build(args: argparse.Namespace, *, steps: bool = True) -> dict[str, 
     """What both verbs that build say of it, by the names of `BuildRequest`; the place is this
     machine, its steps, if any are run, separated from it as far as `@place` demands.
     """
-    catalogue, release = arguments.chosen_release(args)
+    catalogue, release = releases.chosen_release(args)
     release = release.only(args.enclaves) if args.enclaves else release
     if args.tools and args.toolchain != "host":
         raise InputError("--tools are other tools than the designated: say --toolchain=host")
@@ -163,8 +164,8 @@ def verify_release(args: argparse.Namespace) -> int:
     )
     verified = verify.verify_release(
         request,
-        fetcher=arguments.chosen_fetcher(args),
-        store=BuildStore(arguments.chosen_work_dir(args), say=output.message),
+        fetcher=releases.chosen_fetcher(args),
+        store=BuildStore(releases.chosen_work_dir(args), say=output.message),
     )
     verdict = verified.verdict
     weaker = args.require_reproducible and not verdict.exit_status and not verdict.reproducible
@@ -175,7 +176,7 @@ def verify_release(args: argparse.Namespace) -> int:
     else:
         output.out_report(release_text(verdict, width=output.width()).rstrip("\n"))
     if args.report is not None:
-        folders = [arguments.chosen_work_dir(args), arguments.chosen_cache_dir(args), args.local]
+        folders = [releases.chosen_work_dir(args), releases.chosen_cache_dir(args), args.local]
         folders += [args.built, args.signed, *(path.parent for path in request.repacked.values())]
         report = of_release(verified, request.release, request.catalogue, folders=folders)
         _write_reports(verified, plain, report, args.report)

@@ -139,13 +139,11 @@ def message(text: str) -> None:
             print(f"{clear}sgx-enclaves: {printable(text)}", file=sys.stderr, flush=True)
 
 
-def write_output(
-    args: argparse.Namespace, data: bytes, *more: Union[str, Path], mode: int = 0o666
-) -> dict[str, object]:
+def write_output(args: argparse.Namespace, data: bytes, mode: int = 0o666) -> dict[str, object]:
     """Write what `-o` names, and return what JSON has of it; a pipe or a device is never replaced.
 
     A file that is there is replaced with `--force` only, and no input ever: what another argument
-    names, and `more`. The umask takes away of `mode`.
+    names. The umask takes away of `mode`.
     """
     path = str(args.output)
     written = {"file": path, "size": len(data), "sha256": sha256_of(data)}
@@ -165,7 +163,7 @@ def write_output(
         refused = ("it is a symbolic link", "name the file itself")
     elif found is not None and not stat.S_ISREG(found.st_mode):
         refused = ("it is no file, pipe or character device", "name a file")
-    elif found is not None and _is_input(args, found, more):
+    elif found is not None and _is_input(args, found):
         refused = ("it is one of the inputs", "name another file")
     elif found is not None and not args.force:
         refused = ("it is there already", "name another file, or replace it with --force")
@@ -175,10 +173,9 @@ def write_output(
     return written
 
 
-def _is_input(args: argparse.Namespace, found: os.stat_result, more: Iterable[object]) -> bool:
-    """Whether a file is one of `more`, or one that an argument names besides what is written."""
-    named = [value for name, value in vars(args).items() if name not in _NO_INPUTS]
-    for value in (*more, *named):
+def _is_input(args: argparse.Namespace, found: os.stat_result) -> bool:
+    """Whether a file is one that an argument names, besides what is written."""
+    for value in (value for name, value in vars(args).items() if name not in _NO_INPUTS):
         for item in value if isinstance(value, list) else [value]:
             with contextlib.suppress(OSError, ValueError):
                 if isinstance(item, (str, Path)) and os.path.samestat(os.stat(item), found):
