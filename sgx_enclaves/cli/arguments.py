@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the arguments that several verbs share lead to: policies, signers, files."""
+"""What the arguments that several verbs share lead to: policies and files."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Union
 
 from sgx_enclaves.cli.output import detail
 from sgx_enclaves.enclave.elf import EnclaveImage
@@ -15,18 +13,15 @@ from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import AskedBy, Policy, pin_for_file, pin_named, policy_for
 from sgx_enclaves.enclave.sigstruct import Identity, Sigstruct
-from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError, SigningError
+from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     import datetime
 
-    from sgx_enclaves.enclave.regenerate import Regenerated
 
 _MRSIGNER = re.compile(r"(?:0[xX])?[0-9a-fA-F]{64}\Z|[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){31}\Z")
-# A signing service may ask a person.
-_SIGNING_SECONDS = 600
 
 
 def chosen_policy(args: argparse.Namespace, signed_path: str) -> Policy:
@@ -75,16 +70,6 @@ def read_small(path: str) -> bytes:
     return read_file(path, DEFAULT_LIMITS.config_size)
 
 
-def regenerated(args: argparse.Namespace, image: EnclaveImage, **how: Any) -> Regenerated:
-    """The metadata that the signing tool would write, by `--config` and `--sdk`."""
-    from sgx_enclaves.enclave.config import Config
-    from sgx_enclaves.enclave.regenerate import regenerate
-    from sgx_enclaves.enclave.sdk import candidate_generations
-
-    config = Config.parse(read_small(args.config), args.config)
-    return regenerate(image, config, candidate_generations(image, args.sdk)[0], **how)
-
-
 def _mrsigner(text: str) -> str:
     if _MRSIGNER.match(text):
         return text.replace(":", "").lower()[-64:]
@@ -100,57 +85,6 @@ def _mrsigner(text: str) -> str:
             hint=error.hint,
         ) from None
     return mrsigner_of(data, text).hex()
-
-
-def chosen_passphrase(args: argparse.Namespace, pem: bytes) -> Optional[bytes]:
-    """Of an encrypted `--key`: from `--passphrase-file`, or asked for on a terminal."""
-    import getpass
-
-    from sgx_enclaves.enclave.sign import needs_passphrase
-
-    if not needs_passphrase(pem):
-        return None
-    if args.passphrase_file is not None:
-        return read_small(args.passphrase_file).partition(b"\n")[0]
-    if sys.stdin is not None and sys.stdin.isatty():
-        return getpass.getpass(f"passphrase of {args.key}: ").encode()
-    return None
-
-
-def asking(args: argparse.Namespace, *, digest: bool = False) -> Callable[[bytes], bytes]:
-    """The signer that `--sign-with` names, a command: the message, or its SHA-256, on its standard
-    input, a raw signature back. It is split as a shell does, and run without one.
-    """
-    import hashlib
-    import shlex
-    import subprocess
-
-    if args.public_key is None:
-        raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
-
-    def signer(message: bytes) -> bytes:
-        given = hashlib.sha256(message).digest() if digest else message
-        try:
-            ended = subprocess.run(  # noqa: S603 - the user names it, and no shell sees it
-                shlex.split(args.sign_with),
-                input=given,
-                stdout=subprocess.PIPE,
-                timeout=_SIGNING_SECONDS,
-                check=False,
-            )
-        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            problem = f"the signing command cannot be run: {error}"
-            raise SigningError(problem, hint="correct --sign-with") from None
-        if ended.returncode:
-            raise SigningError(
-                "the signing command failed",
-                expected="status 0",
-                found=f"status {ended.returncode}",
-                hint="see what it wrote above",
-            )
-        return ended.stdout
-
-    return signer
 
 
 def load_enclave(path: str) -> EnclaveImage:

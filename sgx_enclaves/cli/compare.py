@@ -20,6 +20,7 @@ from sgx_enclaves.files import read_file, write_files
 from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS, measuring_limits
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.progress import Event, elapsed
+from sgx_enclaves.report import forms
 
 if TYPE_CHECKING:
     from sgx_enclaves.enclave.sigstruct import FipsSignature
@@ -56,12 +57,10 @@ def compare(args: argparse.Namespace) -> int:
             from sgx_enclaves.explain.explain import explained
 
             verdict = explained(verdict, built, signed, config, symbols=symbols)
-    from sgx_enclaves.report.forms import verdict_dict, verdict_text
-
     if args.json:
-        output.out_json(verdict_dict(verdict))
+        output.out_json(forms.verdict_dict(verdict))
     else:
-        output.out_report(verdict_text(verdict, width=output.width(), full=args.verbose))
+        output.out_report(forms.verdict_text(verdict, width=output.width(), full=args.verbose))
     if args.report is not None:
         from sgx_enclaves.evidence.report import of_comparison, write_report
 
@@ -97,13 +96,12 @@ def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -
     import json
 
     from sgx_enclaves.explain.picture import picture_of
-    from sgx_enclaves.report.forms import verdict_dict, verdict_text
     from sgx_enclaves.report.templated import verdict_html
 
     picture = picture_of(verdict, built, signed)
     texts = {
-        "verdict.txt": verdict_text(verdict, full=True),
-        "verdict.json": json.dumps(verdict_dict(verdict), indent=2),
+        "verdict.txt": forms.verdict_text(verdict, full=True),
+        "verdict.json": json.dumps(forms.verdict_dict(verdict), indent=2),
         "verdict.html": verdict_html(verdict, picture, arguments.today().isoformat()),
     }
     write_files(folder, {name: f"{text}\n".encode() for name, text in texts.items()})
@@ -112,7 +110,6 @@ def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -
 
 def show(args: argparse.Namespace) -> int:
     from sgx_enclaves.explain.description import describe_file
-    from sgx_enclaves.report.forms import show_dict, sigstruct_dict
     from sgx_enclaves.report.templated import show_html
 
     output.check_open(args, "html")
@@ -121,13 +118,13 @@ def show(args: argparse.Namespace) -> int:
     if isinstance(image, Sigstruct):
         if args.html is not None:
             raise InputError("a SIGSTRUCT alone has no picture", file=file, hint="name the enclave")
-        plain = {"file": file, "sigstruct": sigstruct_dict(image)}
+        plain = {"file": file, "sigstruct": forms.sigstruct_dict(image)}
         output.answer(args, plain, "show.txt", file=file, image=image)
         return 0
     parts = (image, arguments.load_descriptor(image), describe_file(image.data, image.name))
     page = None if args.html is None else show_html(*parts)
     values = dict(zip(("image", "descriptor", "description"), parts))
-    output.answer(args, show_dict(*parts), "show.txt", **values)
+    output.answer(args, forms.show_dict(*parts), "show.txt", **values)
     if page is not None:
         args.output = args.html
         output.write_output(args, page.encode())
@@ -148,8 +145,10 @@ def measure(args: argparse.Namespace) -> int:
     blocks = descriptor.blocks
     limits = NO_LIMITS if args.no_limit else measuring_limits(len(image.data), len(blocks))
     if args.config is not None:
-        regenerated = arguments.regenerated(args, image, limits=limits)
-        sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
+        from sgx_enclaves.cli.sign import regenerated
+
+        would = regenerated(args, image, limits=limits)
+        sdk, ours = would.generation.name, would.mrenclave.hex()
         plain = {"file": args.enclave, "sdk": sdk, "mrenclave": ours}
         output.answer(args, plain, [f"{ours}  as SDK {sdk} would sign it"])
         return 0
@@ -171,8 +170,6 @@ def measure(args: argparse.Namespace) -> int:
 
 
 def verify_signature(args: argparse.Namespace) -> int:
-    from sgx_enclaves.report.forms import finding_lines
-
     policy = arguments.chosen_policy(args, args.file)
     signatures: list[dict[str, object]] = []
     lines = []
@@ -198,7 +195,7 @@ def verify_signature(args: argparse.Namespace) -> int:
             f"{'debug' if sigstruct.is_debug else 'production'}"
         )
         notes = policy.identity.notes(sigstruct) if policy.identity is not None else ()
-        lines += [f"  {line}" for f in (*findings, *notes) for line in finding_lines(f)]
+        lines += [f"  {line}" for f in (*findings, *notes) for line in forms.finding_lines(f)]
     refused = any(not facts["valid"] for facts in signatures)
     if policy.enclave == "le" and refused:
         lines.append(

@@ -11,7 +11,7 @@ from typing import Optional
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, read_release_file
 from sgx_enclaves.catalogue.records import Release
-from sgx_enclaves.cli import arguments, output
+from sgx_enclaves.cli import arguments, output, sign
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.sign import Signer, unsigned
@@ -96,10 +96,10 @@ def attest(args: argparse.Namespace) -> int:
 def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:
     if args.key is not None:
         pem = arguments.read_small(args.key)
-        return load_signing_key(pem, args.key, arguments.chosen_passphrase(args, pem))
+        return load_signing_key(pem, args.key, sign.chosen_passphrase(args, pem))
     if args.sign_with is None:
         return None, bytes
-    signer = arguments.asking(args)
+    signer = sign.asking(args)
     return load_key(arguments.read_small(args.public_key), args.public_key), signer
 
 

@@ -4,15 +4,22 @@
 from __future__ import annotations
 
 import argparse
+import getpass
+import hashlib
 import os
-from typing import Any
+import shlex
+import subprocess
+import sys
+from typing import Any, Optional
 
 from sgx_enclaves.cli import arguments
 from sgx_enclaves.cli.output import write_and_say
 from sgx_enclaves.enclave import sign as signing
+from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage, require_loadable
 from sgx_enclaves.enclave.policy import Policy
-from sgx_enclaves.enclave.regenerate import Regenerated
+from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sdk import candidate_generations
 from sgx_enclaves.errors import FormatError, InputError, SigningError
 from sgx_enclaves.files import read_file, sha256_of
 from sgx_enclaves.limits import DEFAULT_LIMITS
@@ -21,6 +28,8 @@ from sgx_enclaves.limits import DEFAULT_LIMITS
 MODE = 0o777
 # Defects that are signed on purpose.
 _IGNORABLE = ("--ignore-init-section", "--ignore-text-relocations")
+# A signing service may ask a person.
+_SIGNING_SECONDS = 600
 
 
 def sign(args: argparse.Namespace) -> int:
@@ -30,10 +39,10 @@ def sign(args: argparse.Namespace) -> int:
             hint = "name the command that signs with --sign-with, or use sign-data and attach"
             raise InputError("a key in a token is not read", file=args.key, hint=hint)
         pem = arguments.read_small(args.key)
-        key = signing.load_key(pem, args.key, arguments.chosen_passphrase(args, pem))
+        key = signing.load_key(pem, args.key, chosen_passphrase(args, pem))
         signed = signing.sign(image, regenerated, key, args.date)
     else:
-        signer = arguments.asking(args, digest=args.sign_digest)
+        signer = asking(args, digest=args.sign_digest)
         public = signing.load_public_key(arguments.read_small(args.public_key), args.public_key)
         signed = signing.sign_with(image, regenerated, public, signer, signing.bcd_date(args.date))
     sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
@@ -116,7 +125,7 @@ def _prepared(args: argparse.Namespace) -> tuple[EnclaveImage, Regenerated]:
         )
     ignored = {o for o in _IGNORABLE if getattr(args, o[2:].replace("-", "_"))}
     require_loadable(image, frozenset(ignored))
-    return image, arguments.regenerated(args, image, fips=args.fips)
+    return image, regenerated(args, image, fips=args.fips)
 
 
 def _policy(args: argparse.Namespace) -> Policy:
@@ -138,3 +147,52 @@ def _policy(args: argparse.Namespace) -> Policy:
     message = f"{release.name} has no enclave of this name"
     expected = " or ".join(enclaves)
     raise InputError(message, file=name, expected=expected, hint="name one with --enclave")
+
+
+def regenerated(args: argparse.Namespace, image: EnclaveImage, **how: Any) -> Regenerated:
+    """The metadata that the signing tool would write, by `--config` and `--sdk`."""
+    config = Config.parse(arguments.read_small(args.config), args.config)
+    return regenerate(image, config, candidate_generations(image, args.sdk)[0], **how)
+
+
+def chosen_passphrase(args: argparse.Namespace, pem: bytes) -> Optional[bytes]:
+    """Of an encrypted `--key`: from `--passphrase-file`, or asked for on a terminal."""
+    if not signing.needs_passphrase(pem):
+        return None
+    if args.passphrase_file is not None:
+        return arguments.read_small(args.passphrase_file).partition(b"\n")[0]
+    if sys.stdin is not None and sys.stdin.isatty():
+        return getpass.getpass(f"passphrase of {args.key}: ").encode()
+    return None
+
+
+def asking(args: argparse.Namespace, *, digest: bool = False) -> signing.Signer:
+    """The signer that `--sign-with` names, a command: the message, or its SHA-256, on its standard
+    input, a raw signature back. It is split as a shell does, and run without one.
+    """
+    if args.public_key is None:
+        raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
+
+    def signer(message: bytes) -> bytes:
+        given = hashlib.sha256(message).digest() if digest else message
+        try:
+            ended = subprocess.run(  # noqa: S603 - the user names it, and no shell sees it
+                shlex.split(args.sign_with),
+                input=given,
+                stdout=subprocess.PIPE,
+                timeout=_SIGNING_SECONDS,
+                check=False,
+            )
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            problem = f"the signing command cannot be run: {error}"
+            raise SigningError(problem, hint="correct --sign-with") from None
+        if ended.returncode:
+            raise SigningError(
+                "the signing command failed",
+                expected="status 0",
+                found=f"status {ended.returncode}",
+                hint="see what it wrote above",
+            )
+        return ended.stdout
+
+    return signer
