@@ -60,10 +60,9 @@ def catalogue_from(files: Mapping[str, bytes]) -> Catalogue:
     releases: dict[str, Release] = {}
     for name, data in files.items():
         release = read_release(data, name)
-        if release.name in releases:
+        if releases.setdefault(release.name, release) is not release:
             message = f"there are two releases {release.name!r}"
             raise CatalogueError(message, file=name, hint="leave one")
-        releases[release.name] = release
     return Catalogue(releases)
 
 

@@ -297,10 +297,6 @@ class Release:
         """The enclave of that name."""
         return next((enclave for enclave in self.enclaves if enclave.name == name), None)
 
-    def reproduced(self) -> tuple[str, ...]:
-        """The enclaves that a run on record found identical."""
-        return tuple(dict.fromkeys(r.enclave for r in self.runs if r.verdict == "identical"))
-
     def sources(self) -> tuple[Artifact, ...]:
         """The archives to fetch before a build."""
         return tuple(source.artifact for source in self.build.sources) if self.build else ()
@@ -323,12 +319,11 @@ class Release:
         build, wanted = self.build, set(enclaves)
         if build is None:
             return self
-        if route is None:
-            route = next((r.id for r in build.routes if wanted <= set(r.enclaves)), MAKERS)
-        if route == MAKERS:
+        ways = [item for item in build.routes if wanted <= set(item.enclaves)]
+        way = next((item for item in ways if route in (None, item.id)), None)
+        if route == MAKERS or (route is None and way is None):
             return replace(self, build=replace(build, routes=()))
-        way = next((item for item in build.routes if item.id == route), None)
-        if way is None or not wanted <= set(way.enclaves):
+        if way is None:
             known = [f"{item.id} to {', '.join(item.enclaves)}" for item in build.routes]
             raise CatalogueError(
                 f"no route {route!r} leads to {', '.join(sorted(wanted))}",
@@ -342,7 +337,7 @@ class Release:
             patches=tuple(p for p in build.patches if build.source_of(p.place).id in ids),
             steps=tuple(s for s in way.steps if not s.enclaves or wanted & set(s.enclaves)),
             routes=(),
-            route=route,
+            route=way.id,
             mib=way.mib,
         )
         facts = {f"source.{name}" for name in ids}

@@ -111,7 +111,8 @@ def _list(args: argparse.Namespace, catalogue: Catalogue) -> int:
         unpinned = len(_unpinned(catalogue, release))
         row = {"name": release.name, "sgx": release.sgx, "dcap": release.dcap}
         row["status"] = f"{unpinned} NOT PINNED" if unpinned else "all pinned"
-        row["reproduced"] = " ".join(release.reproduced()) or "-"
+        same = dict.fromkeys(run.enclave for run in release.runs if run.verdict == "identical")
+        row["reproduced"] = " ".join(same) or "-"
         row["toolchain"] = release.toolchain.name if release.toolchain else "-"
         row["enclaves"] = " ".join(enclave.name for enclave in release.enclaves)
         rows.append(row)

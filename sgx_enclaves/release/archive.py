@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from sgx_enclaves import files
-from sgx_enclaves.catalogue.records import Build, OwnBuild
+from sgx_enclaves.catalogue.records import Build
 from sgx_enclaves.errors import ArchiveError, BuildError, DigestError, InputError
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, at_most
 from sgx_enclaves.plain import record
@@ -271,15 +271,6 @@ def copy_tree(source: Path, tree: Path) -> str:
         raise BuildError(f"cannot be copied: {reason}", file=str(path)) from None
     except OSError as error:
         raise BuildError(f"cannot be copied: {error.strerror}", file=str(source)) from None
-
-
-def remove_prebuilt(tree: Path, build: OwnBuild) -> None:
-    """Remove a result that came with the sources: it must not be taken for ours."""
-    path = tree / build.unsigned
-    check_inside(tree, path.parent, "the result")
-    problem = "came with the sources and cannot be removed"
-    with files.system_errors(str(path), problem, error=BuildError):
-        path.unlink(missing_ok=True)
 
 
 def check_inside(tree: Path, path: Path, what: str) -> None:

@@ -129,8 +129,7 @@ def build_release(
     fetch: Callable[[Artifact], Fetched],
     store: Optional[BuildStore] = None,
 ) -> Manifest:
-    """Look at the toolchain, get the sources, build, and write the built directory, which is new,
-    empty, or of a build that did not end well.
+    """Write the built directory, which is new, empty, or of a build that did not end well.
 
     The manifest, which is returned as written, says which enclaves could not be built, and why.
     Where nothing can be built, since the toolchain is another or a source is not to be had, it is

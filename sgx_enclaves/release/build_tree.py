@@ -24,11 +24,11 @@ from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.errors import BuildError, FormatError, InputError, SgxEnclavesError
-from sgx_enclaves.files import read_file, sha256_of, write_file
+from sgx_enclaves.files import read_file, sha256_of, system_errors, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.plain import record
 from sgx_enclaves.progress import Progress, elapsed, silent
-from sgx_enclaves.release.archive import check_inside, copy_tree, lay_out, remove_prebuilt
+from sgx_enclaves.release.archive import check_inside, copy_tree, lay_out
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.manifest import (
     LOGS,
@@ -207,7 +207,11 @@ class TreeBuilder:
         else:
             lay_out(tree, self.plan, files, self.request.progress)
         for own in self.builds.values():
-            remove_prebuilt(tree, own)
+            # what came with the sources must not be taken for ours
+            path, problem = tree / own.unsigned, "came with the sources and cannot be removed"
+            check_inside(tree, path.parent, "the result")
+            with system_errors(str(path), problem, error=BuildError):
+                path.unlink(missing_ok=True)
         self.progress.add(None, self.into)
         return sources
 

@@ -153,10 +153,9 @@ def _contents(path: Path, sha256: str) -> str:
 class Fetcher:
     """Fetches artifacts into a cache by one transport; without one it is offline.
 
-    The look-aside cache is asked first. What is not pinned is refused, unless it is allowed for all
-    files or for one. `local` is a directory where files may lie already. A file may have `max_size`
-    bytes, besides what the release allows. Each place is asked `attempts` times, with longer waits
-    each time, whatever the server asks for.
+    The look-aside cache is asked first, each place `attempts` times, with longer waits each time,
+    whatever the server asks for. `local` is a directory where files may lie already. A file may
+    have `max_size` bytes, besides what the release allows.
     """
 
     cache: Path

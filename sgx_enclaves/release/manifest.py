@@ -88,9 +88,8 @@ class StepRecord:
 class TreeRecord:
     """One source tree that was built in, at `root`: the release's own, or that of an older release.
 
-    That is the path that the release asks for if it is the `fixed_path`. Nothing that steps did
-    could outlive an `isolated` tree; `network` is whether they could reach one. `environment` is
-    sorted, each variable as NAME=VALUE.
+    That is the path that the release asks for if it is the `fixed_path`; see `Place` and `Tree` for
+    `isolated` and `network`. `environment` is sorted, each variable as NAME=VALUE.
     """
 
     release: str
@@ -276,11 +275,10 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"{where}.config must be there exactly if the unsigned enclave is"
         if enclave.built != (enclave.problem is None):
             yield f"{where}.problem must be there exactly if nothing was built"
-        expected = [name(enclave.file) for name in (unsigned_name, config_name, unstripped_name)]
         records = (enclave.unsigned, enclave.config, enclave.unstripped)
-        for record, name in zip(records, expected):
-            if record is not None and record.file != name:
-                yield f"{where}: the name of the file {record.file} must be {name}"
+        for record, name_of in zip(records, (unsigned_name, config_name, unstripped_name)):
+            if record is not None and record.file != name_of(enclave.file):
+                yield f"{where}: the name of the file {record.file} must be {name_of(enclave.file)}"
     for tree in manifest.trees:
         where = f"trees.{tree.release}"
         yield from _twice(f"{where}.steps", [step.id for step in tree.steps])

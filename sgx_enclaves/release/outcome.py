@@ -167,11 +167,9 @@ class EnclaveOutcome:
     @property
     def refused_checks(self) -> tuple[str, ...]:
         """The claims of the comparison that were refuted or left open, in order."""
-        if self.verdict is None:
-            return ()
+        checks = self.verdict.checks if self.verdict is not None else ()
         states = (CheckState.REFUTED, CheckState.NOT_DONE)
-        refused = [c.name for state in states for c in self.verdict.checks if c.state is state]
-        return tuple(refused)
+        return tuple(check.name for state in states for check in checks if check.state is state)
 
 
 # What a verdict takes on trust.

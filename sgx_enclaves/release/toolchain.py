@@ -355,12 +355,8 @@ def look_at(
     plain = ["env", "LC_ALL=C", "LANGUAGE=C", "TZ=UTC"]
     outputs = place.ask([[*plain, *command] for command in commands.values()], _TIMEOUT)
     texts = {name: output.text for name, output in zip(commands, outputs)}
-    tools = [
-        FoundTool(name, version_in(name, texts[name]), *seen[name][1:])
-        if name in seen
-        else FoundTool(name, None, None, None)
-        for name in names
-    ]
+    found = {n: FoundTool(n, version_in(n, texts[n]), *file[1:]) for n, file in seen.items()}
+    tools = [found.get(name, FoundTool(name, None, None, None)) for name in names]
     # what gcc says it runs, a bare name being on the path, and what its programs begin with
     inner = {}
     for name in behind:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os.path import basename
 from pathlib import Path
 from typing import Optional, Union
 
@@ -97,7 +98,7 @@ def fetch_archive(archive: VendorArchive, fetcher: Fetcher) -> SignedArchive:
         return SignedArchive(fetched, f"the vendor's checksums file is not here: {error.message}")
     name, file = listed.filename, archive.artifact.filename
     checksums = parse_checksums(read_file(str(path), _MAX_BYTES), name)
-    digests = {digest for other, digest in checksums.items() if _base(other) == file}
+    digests = {digest for other, digest in checksums.items() if basename(other) == file}
     if not digests:
         return SignedArchive(fetched, f"the vendor's checksums file does not name {file}", path)
     if digests != {fetched.sha256}:
@@ -138,13 +139,9 @@ def _as_pinned(enclave: Enclave, data: bytes, file: str) -> bytes:
     return data
 
 
-def _base(name: str) -> str:
-    """Without the directory, which a repack may rename."""
-    return name.rpartition("/")[2]
-
-
 def _base_names(digests: Mapping[str, str]) -> set[tuple[str, str]]:
-    return {(_base(name), digest) for name, digest in digests.items()}
+    """Without the directories, which a repack may rename."""
+    return {(basename(name), digest) for name, digest in digests.items()}
 
 
 @record
@@ -266,10 +263,10 @@ def take_repack(
     """
     path, pin = (repack, None) if isinstance(repack, Path) else (repack.path, repack.sha256)
     of_vendor = {e.signed_file: e for e in release.enclaves if e.vendor == archive.id}
-    digests, contents, sha256 = read_files(path, lambda m: _base(m) in of_vendor, sha256=pin)
+    digests, contents, sha256 = read_files(path, lambda m: basename(m) in of_vendor, sha256=pin)
     taken: dict[str, NamedData] = {}
     for file, enclave in of_vendor.items():
-        here = [member for member in contents if _base(member) == file]
+        here = [member for member in contents if basename(member) == file]
         if len(here) > 1:
             raise InputError(
                 f"the repacked archive holds {file} {len(here)} times",
