@@ -138,10 +138,7 @@ def load_signing_key(pem: bytes, name: str, passphrase: Union[bytes, None]) -> t
 
 
 def signed(envelope: Envelope, key: Key, signer: Signer) -> Envelope:
-    """The envelope with one signature more, by a signer who has the private half of the key.
-
-    A SigningError if what the signer made does not fit the key.
-    """
+    """The envelope with one signature more; a SigningError if the signer has not made the key's."""
     made = signer(envelope.message)
     if not key.verifies(envelope.message, made):
         raise SigningError(

@@ -123,13 +123,12 @@ class _Recheck:
         self._digests = {r: (enclave[r] or {}).get("sha256") for r in ROLES}
         self._given = {r: files.contents.get(digest or "") for r, digest in self._digests.items()}
         self._states = {item["name"]: item["state"] for item in enclave["checks"]}
-        policy = enclave["policy"]
+        package, policy = enclave["package"], enclave["policy"]
+        self._about = f"{enclave['name']}{f' of {package}' if package else ''}"
         self._policy = None if policy is None else from_plain(Policy, policy)
 
     def _say(self, statement: str, good: Optional[bool], why: object = "") -> Plain:
-        package = self._enclave["package"]
-        about = f"{self._enclave['name']}{f' of {package}' if package else ''}"
-        return _checked(about, statement, good, str(why))
+        return _checked(self._about, statement, good, str(why))
 
     def _is(self, check: str, holds: bool, why: str, words: str = "") -> Iterator[Plain]:
         """Whether a check came out as the report says, if it says so."""

@@ -22,9 +22,9 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.enclave.verdict import CheckState, Outcome, Verdict
 from sgx_enclaves.errors import ReportError, SgxEnclavesError
 from sgx_enclaves.files import read_file, sha256_of, write_files
-from sgx_enclaves.gate.record import time_text
+from sgx_enclaves.gate.record import Record, RecordedEnclave, time_text
 from sgx_enclaves.plain import as_plain, parse_json, read_schema, validate
-from sgx_enclaves.release.manifest import unsigned_name
+from sgx_enclaves.release.manifest import Manifest, unsigned_name
 from sgx_enclaves.release.outcome import FROM_SOURCES, HARMLESS, HONEST_TOOLS
 from sgx_enclaves.release.toolchain import PartState
 from sgx_enclaves.report.forms import ROLES, verdict_dict
@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     from sgx_enclaves.catalogue.records import Catalogue, Release
     from sgx_enclaves.gate.collect import Combined
     from sgx_enclaves.gate.inspect import RpmDigests
-    from sgx_enclaves.gate.record import Record, RecordedEnclave
     from sgx_enclaves.gate.subjects import FileVerdict
-    from sgx_enclaves.release.manifest import Manifest
     from sgx_enclaves.release.verify import Verified
 
 Plain = dict[str, Any]
@@ -314,17 +312,16 @@ def files_of(
     `time` is as `gate.record.time_text` has it.
     """
     files = {name: canonical(report)}
-    head: Plain = {"schema_version": SCHEMA_VERSION, "report_sha256": sha256_of(files[name])}
-    head |= {"made_at": time, "tool": f"sgx-enclaves {__version__}", "milliseconds": None}
-    head["steps"] = []
     if manifest is not None:
         files[MANIFEST] = manifest_bytes(manifest)
-        head["milliseconds"] = manifest.milliseconds
-        head["steps"] = [
-            {"tree": tree.release, "id": step.id, "milliseconds": step.milliseconds}
-            for tree in manifest.trees
-            for step in tree.steps
-        ]
+    head: Plain = {"schema_version": SCHEMA_VERSION, "report_sha256": sha256_of(files[name])}
+    head |= {"made_at": time, "tool": f"sgx-enclaves {__version__}"}
+    head["milliseconds"] = manifest.milliseconds if manifest is not None else None
+    head["steps"] = [
+        {"tree": tree.release, "id": step.id, "milliseconds": step.milliseconds}
+        for tree in (manifest.trees if manifest is not None else ())
+        for step in tree.steps
+    ]
     return {**files, HEAD: canonical(head)}
 
 

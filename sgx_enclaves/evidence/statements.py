@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -246,18 +247,18 @@ class SignedStatement:
             name = _UNSIGNED.match(subject["name"])
             yield name[1] if name else subject["name"], subject["digest"]["sha256"]
 
-    def stands_for(self, digest: str) -> bool:
-        """Whether it says of that SHA-256 that it was built, or is a build plus a signature."""
-        files = {enclave["signed"]["sha256"] for enclave in self.identical()}
-        if self.kind == "provenance" or (files and self.verdict == "identical"):
-            files |= {subject["digest"]["sha256"] for subject in self.statement["subject"]}
-        return digest in files
-
 
 def signers_for(found: Iterable[SignedStatement], digest: str) -> frozenset[str]:
-    """Whose statements stand for a file; of statements on which the signers have `agreed`."""
-    by = (item.signers for item in found if item.stands_for(digest))
-    return frozenset().union(*by)
+    """Who says of a file that it was built, or is a build plus a signature, by its SHA-256 in
+    statements on which the signers have `agreed`.
+    """
+    by: frozenset[str] = frozenset()
+    for item in found:
+        files = {enclave["signed"]["sha256"] for enclave in item.identical()}
+        if item.kind == "provenance" or (files and item.verdict == "identical"):
+            files |= {subject["digest"]["sha256"] for subject in item.statement["subject"]}
+        by |= item.signers if digest in files else frozenset()
+    return by
 
 
 def signed_statements(
@@ -330,14 +331,13 @@ def agreed(found: Iterable[SignedStatement], threshold: int) -> dict[str, str]:
     if threshold < 1:
         raise InputError("a threshold is at least 1", found=str(threshold))
     named: dict[str, dict[str, tuple[set[str], set[str]]]] = {}
-    built: dict[str, set[str]] = {}
+    built = defaultdict[str, set[str]](set)
     for item in found:
         for name, digest in item.unsigned():
             by, releases = named.setdefault(name, {}).setdefault(digest, (set(), set()))
             by |= item.signers
             releases.add(item.release)
-            if item.kind == "provenance":
-                built.setdefault(digest, set()).update(item.signers)
+            built[digest] |= item.signers if item.kind == "provenance" else set()
     if not named:
         message = "no statement names an unsigned enclave that was verified"
         raise AttestationError(message, hint="name attestations whose verdict is identical")
@@ -353,9 +353,8 @@ def agreed(found: Iterable[SignedStatement], threshold: int) -> dict[str, str]:
                 hint="compare the two builds: sgx-enclaves compare says where they differ",
             )
         for digest, (by, several) in digests.items():
-            builders = built.get(digest, set())
-            if len(builders) < threshold:
-                raise _too_few(name, builders, by - builders, threshold)
+            if len(built[digest]) < threshold:
+                raise _too_few(name, built[digest], by - built[digest], threshold)
             of = f" of {', '.join(sorted(several))}" if len(digests) > 1 else ""
             result[f"{name}{of}"] = digest
     return result
