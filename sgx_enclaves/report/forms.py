@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 # How long a digest is shown where it only distinguishes files on a screen.
 _DIGITS = 16
 
-
 Row = tuple[str, str]
 
 
@@ -52,28 +51,11 @@ def paragraph(text: str, width: int, start: str = "", indent: Optional[int] = No
     ) or [start.rstrip()]
 
 
-def row_lines(
-    width: int, column: int, label: str, text: str, mark: str = "", hang: int = 0
-) -> list[str]:
-    """A label in a column of `column` characters, and a text that hangs behind it and `mark`.
-
-    Its later lines begin `hang` characters further to the right. A row without a label continues
-    the one above it.
-    """
-    start = f"{label:<{column}}{mark}"
-    return paragraph(text, width, start, max(len(start), column) + hang)
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines with each column as wide as its widest cell, the last one as it comes."""
     cells = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells]
-
-
-def shorten(text: str, width: int) -> str:
-    """At most `width` characters; what is cut off is marked."""
-    return text if len(text) <= width else text[: max(width - 3, 1)] + "..."
 
 
 def finding_lines(finding: Finding) -> list[str]:
@@ -134,8 +116,8 @@ def verdict_text(verdict: Verdict, *, width: int = 80, full: bool = False) -> st
     lines: list[str] = []
     for amounts in (_FULL,) if full else _AMOUNTS:
         lines = paragraph(head, width, indent=9)
-        for row in _verdict_rows(verdict, *amounts):
-            lines += row_lines(width, 9, *row)
+        for label, text in _verdict_rows(verdict, *amounts):
+            lines += paragraph(text, width, f"{label:<9}")
         if len(lines) <= _SCREEN:
             break
     return "\n".join([*lines, ""])

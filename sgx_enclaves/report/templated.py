@@ -67,21 +67,22 @@ def _title(verdict: str, reproducible: Optional[bool], name: str) -> str:
     return f"{verdict.upper()}{', NOT REPRODUCIBLE' if weaker else ''}: {name}"
 
 
-def _reproducible_words(verdict: ReleaseVerdict) -> str:
+def reproducible_words(verdict: ReleaseVerdict) -> str:
     """Whether an identical release is the reproducible verdict, in words."""
     if verdict.reproducible:
         return "reproducible: our own build, pinned sources, designated toolchain"
     return "the bytes are identical, but this is NOT the reproducible verdict"
 
 
-def _build_words(build: BuildFacts) -> str:
+def build_words(build: BuildFacts) -> str:
     """Whose build it is, by which route if not the maker's, and what a given one says of itself."""
     text = f"{build.tree}: {_BUILD_WORDS[build.kind.name]}"
     text += f", by the route {build.route!r}" if build.route not in ("", MAKERS) else ""
     return text + (f"; {build.says}" if build.says else "")
 
 
-def _counted(words: Iterable[str]) -> str:
+def counted(words: Iterable[str]) -> str:
+    """How many there are of each."""
     return ", ".join(f"{count} {word}" for word, count in sorted(Counter(words).items()))
 
 
@@ -104,7 +105,7 @@ def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = ""
     return filled("verdict.html", claim=claim, **values)
 
 
-def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
+def bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
     """Bars in scale: place, width, and where the least explained of the bytes in each is from."""
     order = list(Origin)
     bars = [0] * _BARS
@@ -119,7 +120,7 @@ def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, 
     return [(run[0] * width, len(run) * width, order[bars[run[0]]].value) for run in runs]
 
 
-def _strip(spans: Iterable[Span], size: int) -> list[tuple[float, float, Span]]:
+def strip(spans: Iterable[Span], size: int) -> list[tuple[float, float, Span]]:
     """Place and width of each, in scale; whatever lies outside of all is left out."""
     scale = _WIDTH / max(size, 1)
     inside = [(max(s.start, 0), min(s.end, size), s) for s in spans]
@@ -218,8 +219,9 @@ def report_summary(report: Mapping[str, Any], form: str) -> str:
 def release_text(verdict: ReleaseVerdict, *, width: int = 80) -> str:
     """The whole report on a release, in lines of `width`."""
 
-    def row(*parts: Any) -> _Lines:
-        return _joined(forms.row_lines(width, 10, *parts))
+    def row(label: str, text: str, mark: str = "", hang: int = 0) -> _Lines:
+        start = f"{label:<10}{mark}"
+        return _joined(forms.paragraph(text, width, start, len(start) + hang))
 
     title = _title(verdict.outcome.value, verdict.reproducible, verdict.release)
     values = {"title": f"{title}: {verdict.claim}", "row": row, "width": width}
@@ -256,7 +258,9 @@ def enclave_table(enclaves: Sequence[Mapping[str, Any]], width: int) -> list[str
     cells = [[_known(e.get(name)) for name in ("name", "verdict", "mrenclave")] for e in enclaves]
     names, verdicts = (max(len(row[at]) for row in [_HEADER, *cells]) for at in (0, 1))
     room = max(width - names - verdicts - _GAPS, _LEAST)
-    lines = forms.table(_HEADER, [(*row[:2], forms.shorten(row[2], room)) for row in cells])
+    for row in cells:
+        row[2] = row[2] if len(row[2]) <= room else f"{row[2][: room - 3]}..."
+    lines = forms.table(_HEADER, cells)
     shown = lines[:1]
     for line, enclave in zip(lines[1:], enclaves):
         shown.append(line)
@@ -306,20 +310,19 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(
-        version=__version__,
-        known_signer=known_signer,
-        sigstruct=sigstruct,
-        added=metadata.PAGE_ATTR_NAMES,
-        build_words=_build_words,
-        reproducible_words=_reproducible_words,
-        counted=_counted,
-        reasons=forms.reasons,
-        some=some,
-        bars=_bars,
-        strip=_strip,
-        origins=list(Origin),
+    calls = (
+        known_signer,
+        build_words,
+        reproducible_words,
+        counted,
+        forms.reasons,
+        some,
+        bars,
+        strip,
     )
+    environment.globals.update({function.__name__: function for function in calls})
+    facts = {"version": __version__, "sigstruct": sigstruct, "added": metadata.PAGE_ATTR_NAMES}
+    environment.globals.update(facts, origins=list(Origin))
     # What a mapping lacks is no value at all to jinja2, and an empty text.
     environment.filters.update(
         cell=lambda text: _MARKDOWN.sub(r"\\\1", printable(text)),
