@@ -26,7 +26,6 @@ from sgx_enclaves.enclave.verdict import GAP, Range, changes, differing_ranges, 
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.description import Description
 from sgx_enclaves.plain import record
-from sgx_enclaves.structure import Structure
 
 # Bytes of code, of code that is searched for patterns, and of strings that are looked at.
 _CODE_LIMIT = 1 << 20
@@ -87,10 +86,7 @@ class Side:
         return None if section is None else section.name
 
     def symbol(self, offset: int) -> Optional[str]:
-        """The innermost symbol there, or the nearest one before it as `name+0xoff`.
-
-        With the source line, where the description has it.
-        """
+        """The innermost symbol there, or the nearest before it as `name+0xoff`; its source line."""
         name, address = self._symbol(offset), self.image.address_of(offset)
         line = self.description.lines.get(address) if address is not None else None
         return name if line is None else f"{name or '?'} ({line})"
@@ -114,12 +110,11 @@ class Side:
     def header_field(self, offset: int) -> Optional[str]:
         """The field of an ELF header, program header or section header at a file offset."""
         header = self.image.header
-        tables: tuple[tuple[str, type[Structure], int, int], ...] = (
+        for name, kind, start, count in (
             ("ELF header", ElfHeader, 0, 1),
             ("program header", Segment, header.e_phoff, len(self.image.segments)),
             ("section header", SectionHeader, header.e_shoff, len(self.image.sections)),
-        )
-        for name, kind, start, count in tables:
+        ):
             if start <= offset < start + count * kind.SIZE:
                 index, rest = divmod(offset - start, kind.SIZE)
                 number = f" {index}" if kind is not ElfHeader else ""

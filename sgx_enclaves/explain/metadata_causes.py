@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Optional
@@ -171,7 +172,9 @@ def _layout_options(table: tuple[Layout, ...]) -> dict[str, int]:
     def size(*ids: int) -> int:
         return sum(pages.get(i, 0) for i in ids) * PAGE_SIZE
 
-    kept, removed, dynamic = _threads(table)
+    loads = _loads(table)
+    kept, removed = loads[LayoutId.TCS, False], loads[LayoutId.TCS, True]
+    dynamic = loads[LayoutId.TCS_DYN, False] + loads[LayoutId.TCS_DYN, True]
     reserved = (entry for entry in entries if entry.id == LayoutId.RSRV_MIN)
     return {
         "HeapMinSize": size(LayoutId.HEAP_MIN),
@@ -190,19 +193,17 @@ def _layout_options(table: tuple[Layout, ...]) -> dict[str, int]:
     }
 
 
-def _threads(table: tuple[Layout, ...]) -> tuple[int, int, int]:
-    """Threads that stay, threads that are removed after the start, threads made later."""
-    counts = [0, 0, 0]
+def _loads(table: tuple[Layout, ...]) -> Counter[tuple[int, bool]]:
+    """How often entries are loaded, by what they are and whether they go after the start."""
+    counts = Counter[tuple[int, bool]]()
     for index, item in enumerate(table):
         members, times = table[index : index + 1], 1
-        if not isinstance(item, LayoutEntry):
+        if isinstance(item, LayoutGroup):
             members, times = table[max(0, index - item.entry_count) : index], item.load_times
         for member in members:
-            if isinstance(member, LayoutEntry) and member.id == LayoutId.TCS:
-                counts[bool(member.attributes & PageAttr.EREMOVE)] += times
-            elif isinstance(member, LayoutEntry) and member.id == LayoutId.TCS_DYN:
-                counts[2] += times
-    return counts[0], counts[1], counts[2]
+            if isinstance(member, LayoutEntry):
+                counts[member.id, bool(member.attributes & PageAttr.EREMOVE)] += times
+    return counts
 
 
 def hostile_causes(
@@ -310,12 +311,9 @@ def config_causes(regenerated: Regenerated, vendor: Descriptor, config: Config) 
         expected, found = options_of(ours), options_of(theirs)
         different = [n for n in expected if n in found and expected[n] != found[n]]
         for name in different:
-            follows = FOLLOWS.get(name)
-            if follows in different and name not in config.given:
-                continue
-            if name == LAST and len(different) > 1:
-                continue
-            seen.setdefault((name, expected[name], found[name]), []).append(index)
+            follows = FOLLOWS.get(name) in different and name not in config.given
+            if not follows and (name != LAST or len(different) == 1):
+                seen.setdefault((name, expected[name], found[name]), []).append(index)
     for (name, ours_is, theirs_is), indexes in list(seen.items())[: 2 * _MOST]:
         blocks = f"{'block' if len(indexes) == 1 else 'blocks'} {', '.join(map(str, indexes))}"
         default = "" if name in config.given else " (its default)"

@@ -126,18 +126,14 @@ def address_space(image: EnclaveImage, block: Block) -> Iterator[Span]:
 
 
 def _dumps(ours: bytes, theirs: bytes, differences: Sequence[Difference]) -> Iterator[SideBySide]:
-    """The lines that differences touch, each once."""
-    done = -1
-    for difference in differences:
-        if difference.where not in ("payload", "appended", "truncated"):
-            # Our metadata area is empty: what it should hold stands in the table of differences.
-            continue
-        first = difference.start - difference.start % _LINE
-        for offset in range(max(first, done + 1), difference.end, _LINE)[:_LINES]:
-            lines = (data[offset : offset + _LINE] for data in (ours, theirs))
-            cells = ([f"{b:02x}" for b in line] + ["--"] * (_LINE - len(line)) for line in lines)
-            yield SideBySide(offset, "", *map(tuple, cells))
-            done = offset
+    """The first lines of each difference."""
+    # Our metadata area is empty: what it should hold stands in the table of differences.
+    shown = [d for d in differences if d.where != "metadata"]
+    offsets = {at for d in shown for at in range(d.start - d.start % _LINE, d.end, _LINE)[:_LINES]}
+    for offset in sorted(offsets):
+        lines = (data[offset : offset + _LINE] for data in (ours, theirs))
+        cells = ([f"{b:02x}" for b in line] + ["--"] * (_LINE - len(line)) for line in lines)
+        yield SideBySide(offset, "", *map(tuple, cells))
 
 
 def _listings(

@@ -53,6 +53,14 @@ def test_bytes_stand_side_by_side() -> None:
     assert (last.ours[at], last.theirs[at]) == ("--", f"{b't'[0]:02x}")
 
 
+def test_a_line_of_bytes_that_two_differences_touch_stands_once() -> None:
+    case = signed_enclave("2.25", trailing=b"some")
+    evil = changed(case, len(case.signed) - 1) + b"tail"
+    found = picture_of(case.compare(evil), case.built, evil)
+    offsets = [dump.offset for dump in found.dumps]
+    assert offsets == sorted({offset - offset % 16 for offset in offsets})
+
+
 def test_code_stands_side_by_side() -> None:
     if shutil.which("objdump") is None:
         pytest.skip("objdump is not installed")
