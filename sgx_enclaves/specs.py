@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
-from sgx_enclaves.catalogue.records import Build, Catalogue, Enclave, Release, ToolPin
+from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release, ToolPin
 from sgx_enclaves.enclave.policy import signer_name
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.plain import printable
@@ -113,15 +113,10 @@ def _packaged(request: SpecRequest) -> tuple[tuple[Enclave, ...], list[str]]:
     return tuple(chosen), left_out
 
 
-def _trees(request: SpecRequest, enclaves: Iterable[Enclave]) -> list[tuple[Release, Build]]:
-    """The releases whose sources some enclaves are built from, and their shortest way each."""
-    names: dict[str, list[str]] = {}
-    for enclave in enclaves:
-        tree, _built = request.catalogue.build_of(request.release, enclave)
-        names.setdefault(tree.name, []).append(enclave.name)
-    trees = [(request.catalogue.release(name), some) for name, some in names.items()]
-    along = ((tree, tree.along(some).build) for tree, some in trees)
-    return [(tree, build) for tree, build in along if build is not None]
+def _trees(request: SpecRequest, enclaves: Iterable[Enclave]) -> tuple[Release, ...]:
+    """The releases whose sources some enclaves are built from, each by the shortest way."""
+    wanted = request.release.only(enclave.name for enclave in enclaves)
+    return request.catalogue.plan(wanted) if wanted.enclaves else ()
 
 
 def sources_of(request: SpecRequest) -> dict[Artifact, tuple[str, ...]]:
@@ -134,7 +129,7 @@ def sources_of(request: SpecRequest) -> dict[Artifact, tuple[str, ...]]:
     groups = [("", always), *((e.name, [e]) for e in enclaves if e not in always)]
     found: dict[str, tuple[Artifact, tuple[str, ...]]] = {}
     for name, group in groups:
-        artifacts = (s.artifact for _tree, build in _trees(request, group) for s in build.sources)
+        artifacts = (artifact for tree in _trees(request, group) for artifact in tree.sources())
         for filename, artifact in {artifact.filename: artifact for artifact in artifacts}.items():
             known, needed_by = found.get(filename, (artifact, ()))
             if filename not in found or needed_by:
@@ -158,7 +153,7 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
     trees = _trees(request, enclaves)
     # Whose keys the enclaves are signed with; a name is used where all are known as one's.
     vendors = {signer_name(enclave.signer).partition(" (")[0] for enclave in release.enclaves}
-    toolchains = [(tree, tree.toolchain) for tree, _build in trees if tree.toolchain]
+    toolchains = [(tree, tree.toolchain) for tree in trees if tree.toolchain]
     packaged = {tree.name: _packaged_tools(tree) for tree, _found in toolchains}
     brought = [f"sgx-toolchain({name})" for name, tools in packaged.items() if tools]
     others = (
@@ -181,9 +176,9 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
     }
 
 
-def _home(release: Release, trees: Iterable[tuple[Release, Build]]) -> str:
+def _home(release: Release, trees: Iterable[Release]) -> str:
     """The page of the sources, by the newest place of the first; else where the vendor's are."""
-    places = [build.sources[0].artifact.urls[-1] for _tree, build in trees]
+    places = [tree.sources()[0].urls[-1] for tree in trees]
     places += [archive.artifact.urls[0] for archive in release.vendor]
     page, archive, _rest = places[0].partition("/archive/")
     return page if archive else f"{places[0].rpartition('/')[0]}/"
@@ -191,7 +186,8 @@ def _home(release: Release, trees: Iterable[tuple[Release, Build]]) -> str:
 
 def _bundled(request: SpecRequest, enclave: Enclave) -> Mapping[str, str]:
     """The version of each library in the enclave, as distributions write it."""
-    ((tree, build),) = _trees(request, [enclave])
+    (tree,) = _trees(request, [enclave])
+    build, _ = tree.own_tree()
     found = dict(tree.bundled)
     for source in {item.artifact.filename: item for item in reversed(build.sources)}.values():
         if source.place and (source.linked_by is None or enclave.name in source.linked_by):
@@ -201,12 +197,13 @@ def _bundled(request: SpecRequest, enclave: Enclave) -> Mapping[str, str]:
 
 
 def _licences(
-    request: SpecRequest, trees: Iterable[tuple[Release, Build]]
+    request: SpecRequest, trees: Iterable[Release]
 ) -> Mapping[tuple[int, str, int], Sequence[str]]:
     """Texts of licences by where they are: source, directory to put them in, parts to strip."""
     names = [artifact.filename for artifact in sources_of(request)]
     found: dict[tuple[int, str, int], list[str]] = {}
-    for tree, build in trees:
+    for tree in trees:
+        build, _ = tree.own_tree()
         for file in tree.license_files:
             source = build.source_of(file)
             folder = f"licences/{tree.name}/{source.place}".rstrip("/")

@@ -312,11 +312,11 @@ class Release:
             )
         return self.build, self.toolchain
 
-    def along(self, enclaves: Iterable[str], route: Optional[str] = None) -> Release:
+    def along(self, route: Optional[str] = None) -> Release:
         """The release whose own tree is made by one route, with what that needs alone; by default
-        the first route that leads to all of the enclaves.
+        the first route that leads to all of its enclaves.
         """
-        build, wanted = self.build, set(enclaves)
+        build, wanted = self.build, {enclave.name for enclave in self.enclaves}
         if build is None:
             return self
         ways = [item for item in build.routes if wanted <= set(item.enclaves)]
@@ -421,6 +421,24 @@ class Catalogue:
                 hint="add that release to the same directory",
             )
         return tree, built.build
+
+    def plan(self, release: Release, route: Optional[str] = None) -> tuple[Release, ...]:
+        """The releases in whose trees the enclaves that a release requires are built, cut down to
+        these and to one route (see `Release.along`). A CatalogueError if that is unknown, or an
+        enclave cannot be built by outsiders.
+        """
+        trees: dict[str, tuple[Release, list[Enclave]]] = {}
+        for enclave in release.enclaves:
+            if enclave.required:
+                tree, own = self.build_of(release, enclave)
+                trees.setdefault(tree.name, (tree, []))[1].append(replace(enclave, build=own))
+        if not trees:
+            known = ", ".join(enclave.name for enclave in release.enclaves)
+            raise CatalogueError(
+                f"{release.name} requires no enclave", hint=f"name those to build: {known}"
+            )
+        cut = (replace(tree, enclaves=tuple(enclaves)) for tree, enclaves in trees.values())
+        return tuple(tree.along(route) for tree in cut)
 
     def trees_of(self, release: Release) -> tuple[Release, ...]:
         """The releases whose trees its enclaves, those that can be, are built in."""

@@ -172,7 +172,7 @@ def _check(args: argparse.Namespace, release: Release) -> int:
         built = [enclave.name for enclave in release.enclaves if enclave.build is not None]
         routes = {route.id: route.enclaves for route in build.routes}
         names = args.enclaves or routes.get(args.route, built)
-        release = release.only(names).along(names, args.route)
+        release = release.only(names).along(args.route)
     archives = vendor.fetch_sources(release, chosen_fetcher(args))
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
         checked = _checked(release, archives, Path(scratch))

@@ -23,9 +23,9 @@ from typing import Any, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.catalogue.records import MAKERS, Catalogue, Enclave, Release
+from sgx_enclaves.catalogue.records import MAKERS, Release
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.errors import BuildError, CatalogueError, SgxEnclavesError
+from sgx_enclaves.errors import BuildError, SgxEnclavesError
 from sgx_enclaves.explain.description import Description
 from sgx_enclaves.explain.file_map import Side, scan
 from sgx_enclaves.files import make_folder, read_file
@@ -73,29 +73,6 @@ _SECOND_PLACE = "/sgx-enclaves-second"
 _LATER = "+34567890s"
 
 
-def plan_trees(
-    catalogue: Catalogue, release: Release, route: Optional[str] = None
-) -> tuple[Release, ...]:
-    """The releases in whose trees the enclaves that a release requires are built, cut down to these
-    and to one route (see `Release.along`). A CatalogueError if that is unknown, or an enclave
-    cannot be built by outsiders.
-    """
-    trees: dict[str, tuple[Release, list[Enclave]]] = {}
-    for enclave in release.enclaves:
-        if enclave.required:
-            tree, own = catalogue.build_of(release, enclave)
-            trees.setdefault(tree.name, (tree, []))[1].append(replace(enclave, build=own))
-    if not trees:
-        known = ", ".join(enclave.name for enclave in release.enclaves)
-        raise CatalogueError(
-            f"{release.name} requires no enclave", hint=f"name those to build: {known}"
-        )
-    return tuple(
-        replace(tree, enclaves=tuple(built)).along([enclave.name for enclave in built], route)
-        for tree, built in trees.values()
-    )
-
-
 def build_inputs(request: BuildRequest, inputs: Sequence[TreeInputs]) -> dict[str, Any]:
     """Everything that the result of a build depends on, as plain data."""
     trees = {}
@@ -135,7 +112,7 @@ def build_release(
     Where nothing can be built, since the toolchain is another or a source is not to be had, it is
     an error. The store is not used for a ready-made tree, or if trees are kept.
     """
-    plans = plan_trees(request.catalogue, request.release, request.route)
+    plans = request.catalogue.plan(request.release, request.route)
     if request.source_dir is not None and len(plans) > 1:
         raise BuildError(
             "one source tree cannot serve several releases",

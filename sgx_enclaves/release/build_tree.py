@@ -94,9 +94,9 @@ class BuildRequest:
 
 @record
 class TreeInputs:
-    """What one tree is built from: its release as `plan_trees` cuts it down, its toolchain as it
-    was seen, the file of each source by its id (none for a ready-made tree), and the variables of
-    the makers' shell, if that was entered.
+    """What one tree is built from: its release, as `Catalogue.plan` cuts it down; its toolchain, as
+    it was seen; the file of each source by its id (none for a ready-made tree); and the variables
+    of the makers' shell, if that was entered.
     """
 
     release: Release

@@ -188,7 +188,7 @@ def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[Release, ...]:
             names.append(enclave.name)
         except SgxEnclavesError as error:
             ours.refuse(enclave.name, "catalogue", finding_of(error, "not-buildable"))
-    return build.plan_trees(catalogue, release.only(names), request.route) if names else ()
+    return catalogue.plan(release.only(names), request.route) if names else ()
 
 
 def _gather(

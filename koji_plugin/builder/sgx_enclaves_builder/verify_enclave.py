@@ -157,8 +157,7 @@ class SgxEnclaveTask(SgxTask):
         given = self._folder / "given"
         given.mkdir()
         self.log(f"taking the unsigned enclave from {build}")
-        tree, _own = self.catalogue.build_of(self.release, enclave)
-        tree = tree.along([enclave.name])
+        (tree,) = self.catalogue.plan(self.release)
         history = take_unsigned(self, build, enclave, tree, given)
         origin = judge_origin(history, tree, self.lock)
         self.log(origin.says)

@@ -15,7 +15,6 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue, release_fr
 from sgx_enclaves.catalogue.records import MAKERS, Build, Catalogue, Release
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.plain import parse_toml
-from sgx_enclaves.release.build import plan_trees
 
 HEX = "ab" * 32
 
@@ -117,7 +116,7 @@ CATALOGUE = Catalogue({RELEASE.name: RELEASE})
 
 def planned(catalogue: Catalogue, release: Release, route: Optional[str] = None) -> Build:
     """How the only tree is made that the release is built in."""
-    (tree,) = plan_trees(catalogue, release, route)
+    (tree,) = catalogue.plan(release, route)
     return tree.own_tree()[0]
 
 
@@ -151,8 +150,8 @@ def test_an_unpinned_source_stands_in_the_way_of_its_own_route_only() -> None:
     del data["build"]["source"][3]["sha256"]
     data["unpinned"] = ["source.other"]
     release = release_from(data, "routes.toml")
-    assert release.along(["one"]).unpinned == ()
-    assert release.along(["three"]).unpinned == ("source.other",)
+    assert release.only(["one"]).along().unpinned == ()
+    assert release.only(["three"]).along().unpinned == ("source.other",)
 
 
 @pytest.mark.parametrize("name", ["pce", "ide", "qe3", "tdqe"])
@@ -218,11 +217,11 @@ def test_one_enclave_may_need_more_sources_than_the_others() -> None:
 
 def test_what_cannot_be_gone_is_refused_by_name() -> None:
     with pytest.raises(CatalogueError, match="no route 'long' leads to one") as caught:
-        plan_trees(CATALOGUE, RELEASE.only(["one"]), "long")
+        CATALOGUE.plan(RELEASE.only(["one"]), "long")
     assert caught.value.hint == "there are short to one, two; maker to all"
     assert caught.value.file == "routes.toml"
     with pytest.raises(CatalogueError, match="no route 'short' leads to three, two"):
-        plan_trees(CATALOGUE, RELEASE.only(["two", "three"]), "short")
+        CATALOGUE.plan(RELEASE.only(["two", "three"]), "short")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +293,9 @@ def test_the_narrow_route_archives_what_was_built_in_the_archives_order(
     tmp_path: Path, quote: str, mitigation: str
 ) -> None:
     """Newer releases of CMake put file names in quotes."""
-    release = load_catalogue((OWN_FOLDER,)).release("sgx-2.25-dcap-1.22").along(["pce", "tdqe"])
+    release = (
+        load_catalogue((OWN_FOLDER,)).release("sgx-2.25-dcap-1.22").only(["pce", "tdqe"]).along()
+    )
     assert release.build is not None
     (step,) = (step for step in release.build.steps if step.id == f"ipp-{mitigation}-archive")
     place = tmp_path / "build" / "sources" / "ippcp"

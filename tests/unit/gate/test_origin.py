@@ -7,7 +7,7 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.gate.origin import BuildHistory, MadeIn, SourceFile, judge_origin
 from sgx_enclaves.release.place import LockedPackage
 
-RELEASE = load_catalogue((OWN_FOLDER,)).release("sgx-2.25-dcap-1.22").along(["pce"])
+RELEASE = load_catalogue((OWN_FOLDER,)).release("sgx-2.25-dcap-1.22").only(["pce"]).along()
 # what a distribution has today
 TODAY = {"gcc": "15.2.1", "binutils": "2.45", "nasm": "2.16.03", "cmake": "3.31.6", "make": "4.4.1"}
 

@@ -11,7 +11,7 @@ import pytest
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.catalogue.records import Catalogue, OwnBuild, Toolchain, ToolPin
 from sgx_enclaves.errors import CatalogueError
-from sgx_enclaves.release.build import find_differences, plan_trees
+from sgx_enclaves.release.build import find_differences
 from sgx_enclaves.release.build_tree import independent, step_environment
 from sgx_enclaves.release.place import STANDARD_PATH, Ended, describe
 from sgx_enclaves.release.sandbox import relocation
@@ -24,26 +24,26 @@ def catalogue() -> Catalogue:
 
 
 def test_required_enclaves_are_built_by_default(catalogue: Catalogue) -> None:
-    (tree,) = plan_trees(catalogue, catalogue.release("sgx-2.25-dcap-1.22"))
+    (tree,) = catalogue.plan(catalogue.release("sgx-2.25-dcap-1.22"))
     assert tree.name == "sgx-2.25-dcap-1.22"
     assert [enclave.name for enclave in tree.enclaves] == ["pce", "ide", "qe3", "tdqe"]
 
 
 def test_an_enclave_that_is_not_required_is_built_if_named(catalogue: Catalogue) -> None:
-    (tree,) = plan_trees(catalogue, catalogue.release("sgx-2.25-dcap-1.22").only(["qve", "pce"]))
+    (tree,) = catalogue.plan(catalogue.release("sgx-2.25-dcap-1.22").only(["qve", "pce"]))
     assert [enclave.name for enclave in tree.enclaves] == ["qve", "pce"]
 
 
 def test_enclaves_are_built_in_the_tree_that_they_were_signed_from(catalogue: Catalogue) -> None:
     release = catalogue.release("sgx-2.26-dcap-1.23")
-    (tree,) = plan_trees(catalogue, release)
+    (tree,) = catalogue.plan(release)
     assert tree.name == "sgx-2.25-dcap-1.22"
     assert {enclave.name for enclave in tree.enclaves} == {"pce", "ide", "qe3", "tdqe"}
 
 
 def test_an_unknown_enclave_is_refused_with_those_that_are_there(catalogue: Catalogue) -> None:
     with pytest.raises(CatalogueError, match="no enclave 'pse'") as caught:
-        plan_trees(catalogue, catalogue.release("sgx-2.25-dcap-1.22").only(["pse"]))
+        catalogue.plan(catalogue.release("sgx-2.25-dcap-1.22").only(["pse"]))
     assert "qe3" in str(caught.value.hint)
 
 
@@ -51,7 +51,7 @@ def test_a_release_that_requires_nothing_needs_names(catalogue: Catalogue) -> No
     release = catalogue.release("sgx-2.25-dcap-1.22")
     lax = replace(release, enclaves=tuple(replace(e, required=False) for e in release.enclaves))
     with pytest.raises(CatalogueError, match="requires no enclave"):
-        plan_trees(catalogue, lax)
+        catalogue.plan(lax)
 
 
 def _own(folder: str, mitigation: str = "") -> OwnBuild:
@@ -167,4 +167,4 @@ def test_differences_of_what_is_no_enclave_have_no_section() -> None:
 
 def test_every_release_of_the_catalogue_has_a_plan(catalogue: Catalogue) -> None:
     for release in catalogue.releases.values():
-        assert plan_trees(catalogue, release), Path(release.file).name
+        assert catalogue.plan(release), Path(release.file).name
