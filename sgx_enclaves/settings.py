@@ -36,33 +36,25 @@ def load_settings(cls: type[T], schema: Mapping[str, Any], path: str) -> T:
         parser.read_file(text, path)
     except (UnicodeDecodeError, configparser.Error) as error:
         raise InputError(f"the configuration cannot be read: {error}", file=path) from None
-    known = schema["properties"]
-    data = {name: _options(parser[name], known.get(name, {})) for name in parser.sections()}
-    validate(data, schema, file=path, error=InputError)
+    data: dict[str, dict[str, Any]] = {}
     fields: dict[str, Any] = {}
-    for name, options in data.items():
-        if "properties" in known[name]:
-            fields.update({f"{name}_{key}": value for key, value in options.items()})
-        else:
-            fields[name.replace(" ", "_")] = options
+    for name in parser.sections():
+        section = schema["properties"].get(name, {})
+        known, others = section.get("properties", {}), section.get("additionalProperties") or {}
+        # An empty text counts as not set, but in a section of the site's own.
+        texts = {key: text for key, text in parser[name].items() if text or key not in known}
+        data[name] = {k: _plain_value(text, known.get(k, others)) for k, text in texts.items()}
+        of_section = {f"{name}_{key}": value for key, value in data[name].items()}
+        fields |= of_section if known else {name.replace(" ", "_"): data[name]}
+    validate(data, schema, file=path, error=InputError)
     return from_plain(cls, fields)
 
 
-def _options(texts: Mapping[str, str], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A section's options; an empty text counts as not set, but in a section of the site's own."""
-    known, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
-    return {
-        key: plain_value(text, known.get(key, others))
-        for key, text in texts.items()
-        if text or key not in known
-    }
-
-
-def plain_value(text: str, schema: Mapping[str, Any]) -> Any:
+def _plain_value(text: str, schema: Mapping[str, Any]) -> Any:
     """What a text means where the schema wants a list, a number or a boolean; else the text."""
     kind = schema.get("type")
     if kind == "array":
-        return [plain_value(word, schema["items"]) for word in text.split()]
+        return [_plain_value(word, schema["items"]) for word in text.split()]
     if kind == "integer" and text.isascii() and text.isdigit():
         return int(text[:18])
     if kind == "boolean":
