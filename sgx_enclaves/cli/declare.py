@@ -67,9 +67,7 @@ def _matching(form: str, expected: str) -> Read:
     return read
 
 
-def _named(
-    known: Callable[[str], object], names: Callable[[], Iterable[str]]
-) -> Callable[[str], str]:
+def _named(known: Callable[[str], object], names: Callable[[], Iterable[str]]) -> Read:
     """What takes a name that is known, and lists all names otherwise."""
 
     def read(text: str) -> str:

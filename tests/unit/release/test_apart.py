@@ -174,6 +174,17 @@ def test_what_a_distribution_must_not_refer_to(
     assert allowed == (0 if change is without_a_pin else 1)
 
 
+def test_what_was_looked_at_is_never_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = written(tmp_path, two_enclaves())
+    enclave = folder / "libsgx_pce.so"
+    before = enclave.read_bytes()
+    assert main(["check-built", str(folder), "-o", str(enclave), "--force"]) == 2
+    assert "it is one of the inputs" in capsys.readouterr().err
+    assert enclave.read_bytes() == before
+
+
 def test_a_changed_file_or_no_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = written(tmp_path, two_enclaves())
     (folder / "libsgx_id_enclave.config.xml").write_bytes(CONFIG + b"\n")
