@@ -193,7 +193,7 @@ class Session:
         suspects = [subject for subject in waiting.values() if subject.suspect]
         if not suspects:
             return
-        # Nothing of ours is garbage in circles; to look for it takes time.
+        # Nothing of ours is garbage in circles; to look for it, here and in children, takes time.
         gc.disable()
         try:
             # Takes as long as all the rest of our start, and most packages have no enclave.
@@ -206,7 +206,8 @@ class Session:
             for subject in suspects:
                 self._emit(failed(subject, error))
         finally:
-            # Python looks once more at its end, in all that is there.
+            # Python looks for garbage in all that is there once more at its end. That takes half as
+            # long as all of this, for a child process has shared each page that it writes to.
             gc.freeze()
             gc.enable()
 
