@@ -16,6 +16,7 @@ import signal
 import struct
 import time
 import warnings
+from collections.abc import Generator
 from typing import Callable
 
 from sgx_enclaves import errors
@@ -25,22 +26,34 @@ from sgx_enclaves.limits import MIB
 
 SECONDS = 30.0
 MEMORY = 512 * MIB
-# Whether it is data or an error, and its size.
-_HEAD = struct.Struct("<cI")
-# What Linux holds in a pipe.
+# Kind and size of a piece: data, an error, the end.
+_PIECE = struct.Struct("<cI")
+# What Linux holds in a pipe, and what is left of that for a piece that goes through at once.
 _PIPE = 64 << 10
+PIECE_SIZE = _PIPE - _PIECE.size
+Send = Callable[[bytes], None]
 
 
 def in_child(
     work: Callable[[], bytes], *, what: str, seconds: float = SECONDS, memory: int = MEMORY
 ) -> bytes:
-    """What `work` returns, computed in a child process.
+    """What `work` returns, computed in a child process; see `pieces_from_child`."""
+    pieces = pieces_from_child(lambda send: send(work()), what=what, seconds=seconds, memory=memory)
+    with contextlib.closing(pieces):
+        return next(pieces, b"")
+
+
+def pieces_from_child(
+    work: Callable[[Send], None], *, what: str, seconds: float = SECONDS, memory: int = MEMORY
+) -> Generator[bytes, None, None]:
+    """Yield each piece that `work` sends, as it comes; the child ends with the iteration.
 
     Args:
-        work: needs no lock that another thread may hold, and writes no file.
+        work: is given a function that sends a piece; needs no lock that another thread may
+            hold, and writes no file.
         what: what is wrong where it fails: "the file cannot be described".
-        seconds: how long this process waits for the answer.
-        memory: how many bytes it may use beyond what this process has, and return.
+        seconds: how long this process waits for pieces in all.
+        memory: how many bytes it may use beyond what this process has, and send in a piece.
 
     Raises:
         LimitError: it took longer, or needed more memory.
@@ -59,53 +72,67 @@ def in_child(
         os.close(reader)
         _work(work, writer, what, parent, seconds, memory)
     os.close(writer)
-    deadline = time.monotonic() + seconds
     try:
-        head = _taken(reader, _HEAD.size, deadline, what)
-        kind, size = _HEAD.unpack(head) if len(head) == _HEAD.size else (b"", 0)
-        if size > memory:
-            raise LimitError(what, expected=f"at most {memory} bytes of answer")
-        answer = _taken(reader, size, deadline, what)
+        yield from _pieces(reader, what, seconds, memory)
     finally:
         os.close(reader)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    if kind == b"" or len(answer) < size:
-        raise LimitError(what, expected=f"at most {memory // MIB} MiB of memory, {seconds:.0f} s")
-    if kind == b"X":
-        # Costs as much to import as the child takes to start, and mostly there is no error.
-        import json  # noqa: PLC0415
-
-        fields = json.loads(answer)
-        raise getattr(errors, fields.pop("kind"))(**fields)
-    return answer
 
 
-def _taken(reader: int, size: int, deadline: float, what: str) -> bytes:
-    """So many bytes of what the child has written; fewer where it has ended."""
-    taken = bytearray()
-    while len(taken) < size:
-        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            raise LimitError(what, expected="an answer in time")
-        more = os.read(reader, min(_PIPE, size - len(taken)))
-        if not more:
-            break
-        taken += more
-    return bytes(taken)
+def _pieces(reader: int, what: str, seconds: float, memory: int) -> Generator[bytes, None, None]:
+    """The pieces that a child writes, waited for no longer than it may take in all."""
+    ahead, left = bytearray(), seconds
+
+    def take(size: int) -> bytes:
+        """So many bytes; fewer where the child has ended."""
+        nonlocal left
+        while len(ahead) < size:
+            start = time.monotonic()
+            ready, _, _ = select.select([reader], [], [], max(0.0, left))
+            left -= time.monotonic() - start
+            if not ready:
+                raise LimitError(what, expected="an answer in time")
+            if not (more := os.read(reader, _PIPE)):
+                break
+            ahead.extend(more)
+        with memoryview(ahead) as held:
+            taken = bytes(held[:size])
+        del ahead[:size]
+        return taken
+
+    while True:
+        head = take(_PIECE.size)
+        kind, size = _PIECE.unpack(head) if len(head) == _PIECE.size else (b"", 0)
+        if size > memory:
+            raise LimitError(what, expected=f"at most {memory} bytes of answer")
+        piece = take(size)
+        if kind == b"D" and len(piece) == size:
+            yield piece
+        elif kind == b"E":
+            return
+        elif kind == b"X" and len(piece) == size:
+            # Costs as much to import as a child takes to start, and mostly there is no error.
+            import json  # noqa: PLC0415
+
+            fields = json.loads(piece)
+            raise getattr(errors, fields.pop("kind"))(**fields)
+        else:
+            limits = f"at most {memory // MIB} MiB of memory, {seconds:.0f} s"
+            raise LimitError(what, expected=limits)
 
 
 def _work(
-    work: Callable[[], bytes], writer: int, what: str, parent: int, seconds: float, memory: int
+    work: Callable[[Send], None], writer: int, what: str, parent: int, seconds: float, memory: int
 ) -> None:
     """The child's life; never returns."""
 
-    def send(kind: bytes, answer: bytes) -> None:
-        os.write(writer, _HEAD.pack(kind, len(answer)))
-        left = memoryview(answer)
-        while left:
-            left = left[os.write(writer, left) :]
+    def send(piece: bytes, kind: bytes = b"D") -> None:
+        head = _PIECE.pack(kind, len(piece))
+        sent = os.writev(writer, (head, piece))
+        while sent < len(head) + len(piece):
+            sent += os.write(writer, (head + piece)[sent:])
 
     try:
         end_with_parent(parent)
@@ -116,7 +143,8 @@ def _work(
         _bound(resource.RLIMIT_AS, used + memory)
         _bound(resource.RLIMIT_CPU, int(seconds) + 1)
         _bound(resource.RLIMIT_CORE, 0)
-        send(b"D", work())
+        work(send)
+        send(b"", b"E")
     except MemoryError:
         # That nothing more comes says it.
         pass
@@ -125,7 +153,7 @@ def _work(
 
         if not isinstance(error, SgxEnclavesError):
             error = UnsupportedError(what, found=f"{type(error).__name__}: {error}"[:200])
-        send(b"X", json.dumps(error.as_dict()).encode())
+        send(json.dumps(error.as_dict()).encode(), b"X")
     finally:
         # No clean-up of the parent's: neither its buffers nor its exit handlers.
         os._exit(0)

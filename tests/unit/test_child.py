@@ -11,7 +11,7 @@ import tracemalloc
 
 import pytest
 
-from sgx_enclaves.child import in_child
+from sgx_enclaves.child import Send, in_child, pieces_from_child
 from sgx_enclaves.errors import LimitError, PackageDamagedError, UnsupportedError
 from sgx_enclaves.limits import MIB
 
@@ -97,10 +97,26 @@ def test_a_child_that_dies_is_no_answer() -> None:
         in_child(killed, what=WHAT)
 
 
-def test_an_error_of_ours_comes_back_as_what_it_was() -> None:
-    def work() -> bytes:
+def test_pieces_come_one_by_one_and_an_error_as_what_it_was() -> None:
+    def work(send: Send) -> None:
+        send(b"one")
+        send(b"")
         raise PackageDamagedError("cut", file="x.rpm", offset=7, hint="get it again")
 
+    pieces = pieces_from_child(work, what=WHAT)
+    assert [next(pieces), next(pieces)] == [b"one", b""]
     with pytest.raises(PackageDamagedError) as raised:
-        in_child(work, what=WHAT)
+        next(pieces)
     assert str(raised.value) == "x.rpm at 0x7: cut; get it again"
+
+
+def test_a_child_whose_pieces_nobody_wants_any_more_is_ended() -> None:
+    def work(send: Send) -> None:
+        while True:
+            send(bytes(MIB))
+
+    pieces = pieces_from_child(work, what=WHAT)
+    next(pieces)
+    pieces.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
