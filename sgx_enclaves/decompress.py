@@ -186,22 +186,3 @@ def _streams(
         while pending and not pending.strip(b"\0"):
             pending = packed.read()
         pending = pending.lstrip(b"\0")
-
-
-class Pieces:
-    """What was unpacked, in the sizes in which it is wanted; `offset` counts what was read."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._piece = pieces, memoryview(b"")
-        self.offset = 0
-
-    def read(self, size: int) -> bytes:
-        """So many bytes; fewer only at the end."""
-        parts = []
-        while size and (piece := self._piece or memoryview(next(self._pieces, b""))):
-            parts.append(piece[:size])
-            self._piece = piece[size:]
-            size -= len(parts[-1])
-        data = b"".join(parts)
-        self.offset += len(data)
-        return data

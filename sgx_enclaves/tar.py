@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from sgx_enclaves.decompress import Pieces, unpack
+from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import ArchiveError, InputError, UnsupportedError
 from sgx_enclaves.files import (
     DIRECTORY,
@@ -106,9 +106,11 @@ class TarStream:
         self.packed = packed
         self.file = file
         self._limits = DEFAULT_ARCHIVE_LIMITS
-        self._stream = Pieces(unpack(packed, file, self._limits))
+        self._pieces = unpack(packed, file, self._limits)
+        self._piece = memoryview(b"")
         self._dropped = dropped
         self._seen: dict[str, str] = {}
+        self._offset = 0
         self._left = 0
         # of the tree that `git archive` packed; empty if there is none
         self.commit = ""
@@ -145,19 +147,30 @@ class TarStream:
 
     def _where(self, back: int = 0) -> dict[str, Any]:
         hint = "offsets count unpacked bytes"
-        return {"file": self.file, "offset": self._stream.offset - back, "hint": hint}
+        return {"file": self.file, "offset": self._offset - back, "hint": hint}
 
     def _error(self, message: str, back: int = 0) -> ArchiveError:
         return ArchiveError(message, **self._where(back))
 
+    def _read(self, size: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end of the stream."""
+        parts = []
+        while size and (piece := self._piece or memoryview(next(self._pieces, b""))):
+            parts.append(piece[:size])
+            self._piece = piece[size:]
+            size -= len(parts[-1])
+        data = b"".join(parts)
+        self._offset += len(data)
+        return data
+
     def _take(self, size: int) -> bytes:
-        data = self._stream.read(size)
+        data = self._read(size)
         if len(data) != size:
             raise self._error("the archive ends too early")
         return data
 
     def _next_header(self) -> Optional[bytes]:
-        first, header = not self._stream.offset, self._stream.read(_BLOCK)
+        first, header = not self._offset, self._read(_BLOCK)
         digits = header[148:156].strip(b" \0")
         if first and header.strip(b"\0") and (not digits or digits.strip(b"01234567")):
             raise ArchiveError(
@@ -174,7 +187,7 @@ class TarStream:
             if self._number(header[148:156], "checksum") != sum(blanked):
                 raise self._error("this is not a tar header: its checksum is wrong")
             return header
-        while rest := self._stream.read(_CHUNK):
+        while rest := self._read(_CHUNK):
             if rest.strip(b"\0"):
                 raise self._error("bytes behind the end of the archive", len(rest))
         return None

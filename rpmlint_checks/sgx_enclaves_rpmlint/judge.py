@@ -8,6 +8,7 @@ perhaps with colours, about exactly this package, this finding and this path.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -16,10 +17,11 @@ from itertools import islice
 from typing import Optional
 
 from sgx_enclaves.enclave.verdict import NOT_PROVED, Difference, Finding, Outcome, Severity, Verdict
+from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
-from sgx_enclaves.rpm.payload import installed, packed
+from sgx_enclaves.rpm.payload import SharedOpener, installed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from sgx_enclaves.rpm.references import neighbours_among
+from sgx_enclaves.rpm.references import PackageReference, neighbours_among
 from sgx_enclaves_rpmlint.options import Options, installed_packages, references_for
 from sgx_enclaves_rpmlint.session import (
     FAILED,
@@ -33,6 +35,9 @@ from sgx_enclaves_rpmlint.session import (
     room_for,
 )
 
+# So many references are held in memory, see `PackageReference.items`.
+_HELD = 4
+
 
 def judged(
     waiting: Sequence[NotedPackage],
@@ -44,27 +49,40 @@ def judged(
     """All findings about some of the packages, whose enclaves' are then withdrawn if verified."""
     options = Options(table)
     namesakes = Counter((subject.name, subject.arch) for subject in subjects)
-    beside = neighbours_among(s.file for s in subjects if s.suspect and not s.installed)
-    references, neighbours = references_for(beside, options, query or installed_packages)
-    for problem in options.problems:
-        yield report(waiting[0], "sgx-enclave-configuration", problem)
-    for subject in waiting:
-        try:
-            result = check_package(
-                subject.file,
-                references,
-                options.policy_for,
-                neighbours=neighbours,
-                permitted=options.permit,
-                opener=packed if subject.header is None else partial(installed, subject.header),
-            )
-            yield from reports_of(subject, result)
-            # rpmlint's lines name a package by name and architecture, and set a path off by
-            # blanks: where that is ambiguous, nothing is withdrawn.
-            if not subject.blanks and namesakes[subject.name, subject.arch] == 1:
-                withdraw(output, subject, _good_paths(result), options.quiet)
-        except Exception as error:
-            yield failed(subject, error)
+    with contextlib.closing(SharedOpener()) as opener:
+        beside = _read_first([s.file for s in subjects if s.suspect and not s.installed], opener)
+        references, neighbours = references_for(beside, options, query or installed_packages)
+        for problem in options.problems:
+            yield report(waiting[0], "sgx-enclave-configuration", problem)
+        for subject in waiting:
+            try:
+                result = check_package(
+                    subject.file,
+                    references,
+                    options.policy_for,
+                    neighbours=neighbours,
+                    permitted=options.permit,
+                    opener=opener if subject.header is None else partial(installed, subject.header),
+                )
+                yield from reports_of(subject, result)
+                # rpmlint's lines name a package by name and architecture, and set a path off by
+                # blanks: where that is ambiguous, nothing is withdrawn.
+                if not subject.blanks and namesakes[subject.name, subject.arch] == 1:
+                    withdraw(output, subject, _good_paths(result), options.quiet)
+            except Exception as error:
+                yield failed(subject, error)
+
+
+def _read_first(files: Sequence[str], opener: SharedOpener) -> tuple[PackageReference, ...]:
+    """The packages that others may be compared with, of which the first are read before all."""
+    beside = neighbours_among(files, opener)
+    first = [reference.name for reference in beside]
+    opener.plan([*first, *(file for file in files if file not in first)])
+    for reference in beside[:_HELD] if len(files) > 1 else ():
+        # What is wrong with it, its own result says.
+        with contextlib.suppress(SgxEnclavesError):
+            reference.items()
+    return beside
 
 
 def _good_paths(result: PackageResult) -> set[str]:

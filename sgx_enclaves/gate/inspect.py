@@ -111,7 +111,7 @@ def _read_reasons(path: str) -> tuple[bool, bool]:
 def _unpacks_to_metadata(package: Package, stream: BinaryIO) -> bool:
     """Whether the words that mark SGX metadata are in the payload, or it cannot be unpacked.
 
-    Takes a fraction of what it takes to read the payload as an archive, with every digest.
+    Takes a tenth of what it takes to read the payload as an archive, in a process of its own.
     """
     stream.seek(package.payload_start)
     compressor = package.header.one("PAYLOADCOMPRESSOR", str)

@@ -31,6 +31,7 @@ from sgx_enclaves.errors import FormatError, LimitError, PackageError, SgxEnclav
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.limits import Limits, at_most, measuring_limits
 from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.librpm import PackageFile
 from sgx_enclaves.rpm.payload import PayloadFile
 from sgx_enclaves.rpm.presence import (
     ENCLAVE_FOLDERS,
@@ -41,7 +42,7 @@ from sgx_enclaves.rpm.presence import (
     is_suspect,
     stem_of,
 )
-from sgx_enclaves.rpm.reader import Package, PackageFile
+from sgx_enclaves.rpm.reader import Package
 
 
 def provides_of(

@@ -1,35 +1,42 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is left to librpm: headers and OpenPGP signatures.
+"""What is left to librpm: headers, the archive in a payload, OpenPGP signatures.
 
-librpm is imported here only, and what its releases do differently is known here.
+librpm is imported here only, and what its releases do differently is known here. What it passes
+over in an archive is compared with the header: kind, size and link target of every entry, that it
+comes once, and that nothing follows the last.
 """
 
 from __future__ import annotations
 
+import binascii
 import functools
 import hashlib
 import os
 import re
+import stat
 import struct
-from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO, Optional, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, Optional, TypeVar
 
-from sgx_enclaves.child import in_child
+from sgx_enclaves.child import PIECE_SIZE, Send, in_child
 from sgx_enclaves.errors import (
+    LimitError,
     PackageDamagedError,
     PackageError,
     SgxEnclavesError,
     UnsupportedError,
 )
 from sgx_enclaves.limits import PackageLimits, at_most
+from sgx_enclaves.plain import record
+
+if TYPE_CHECKING:
+    from sgx_enclaves.rpm.reader import Package
 
 HEADER_MAGIC = b"\x8e\xad\xe8\x01\0\0\0\0"
 _COUNTS = struct.Struct(">II")
 _ENTRY = struct.Struct(">IIII")
 # Tag and type of HEADERIMMUTABLE, by which librpm checks the rest of the region.
 _REGION = (63, 7)
-# The type of texts in several languages, of which librpm hands out one.
-_TRANSLATED = 9
 # Tags that not every librpm in use knows by name.
 _NUMBERS = {
     **{"PAYLOADSIZE": 5112, "PAYLOADSIZEALT": 5113},
@@ -81,8 +88,7 @@ class Header:
         entries = int.from_bytes(blob[:4], "big")
         # Tag, type, offset and count of each.
         index = struct.unpack_from(f">{4 * entries}I", blob, _COUNTS.size)
-        self._counts: dict[int, int] = dict(zip(index[::4], index[3::4]))
-        self._types = dict(zip(index[::4], index[1::4]))
+        self._counts = dict(zip(index[::4], index[3::4]))
         # Then a tag is outside of what was signed.
         self.has_tags_twice = len(self._counts) != entries
         # The first tag is where the region ends, which says how many tags are in it.
@@ -119,18 +125,12 @@ class Header:
         numbers = (_NUMBERS[tag] for tag in ("RSAHEADER", "DSAHEADER", "OPENPGP"))
         return {number: self.parsed[number] for number in numbers if number in self.parsed}
 
-    def count(self, tag: str) -> int:
-        """How many items a tag has; 0 when it is not there."""
-        number = _number(tag)
-        if self._types.get(number) == _TRANSLATED:
-            raise self.wrong(f"tag {tag} does not hold what it should", "text of one language")
-        return self._counts.get(number, 0)
-
     def all(self, tag: str, kind: type[Value]) -> tuple[Value, ...]:
         """All numbers or texts of a tag; none when it is not there."""
-        count = self.count(tag)
+        number = _number(tag)
+        count = self._counts.get(number, 0)
         at_most(self.limits.items, count, f"tag {tag} has too many items", file=self.file)
-        found = self.parsed[_number(tag)] if count else []
+        found = self.parsed[number] if count else []
         values = tuple(found) if isinstance(found, list) else (found,)
         if set(map(type, values)) - {kind}:
             words = {int: "numbers", str: "text"}[kind]
@@ -229,3 +229,218 @@ def is_signed_by_known_key(header: Header, signatures: Mapping[int, Any]) -> boo
         return in_child(verify, what=what) == b"signed"
     except SgxEnclavesError:
         return False
+
+
+# What a file is, by its mode; no file has others.
+KINDS = {
+    **{stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link"},
+    **{stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFIFO: "pipe"},
+    stat.S_IFSOCK: "socket",
+}
+
+
+@record
+class PackageFile:
+    """One file as the header describes it.
+
+    Attributes:
+        path: absolute; relative in a source package.
+        mode: of a kind that is one of `KINDS`.
+        digest: hexadecimal; empty for what has no content, as `target` for what is no link.
+        ghost: owned by the package, but not in its payload.
+        inode: device and inode; files that share them are hard links.
+    """
+
+    index: int
+    path: str
+    mode: int
+    size: int
+    digest: str
+    target: str
+    ghost: bool
+    inode: tuple[int, int]
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word."""
+        return KINDS[stat.S_IFMT(self.mode)]
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a regular file that comes with the package."""
+        return stat.S_ISREG(self.mode) and not self.ghost
+
+
+# What librpm may read for an entry before its content: padding, fields, name, link target.
+_ENTRY_MOST = 3 + 110 + 4096 + 3 + 4096 + 3
+_STRIPPED = b"07070X"
+_NEWC = (b"070701", b"070702")
+_TRAILER = b"TRAILER!!!\0"
+# RPM ends at the trailer; others fill up a block of 512 bytes.
+_PADDING = 512
+FILE_HEAD = struct.Struct(">I?")
+
+
+class _Window:
+    """As many unpacked bytes as librpm may read, in a file in memory: it ends with an entry."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self.handle = os.memfd_create("payload")
+        self._pieces = pieces
+        self._ended = False
+        # What was unpacked from there in the archive on.
+        self._start, self._data = 0, memoryview(b"")
+
+    def show(self, position: int, size: int) -> memoryview:
+        """Have so many bytes ready from a position in the archive on, or all there are."""
+        data = self._data[position - self._start :]
+        while len(data) < size and not self._ended:
+            piece = next(self._pieces, b"")
+            self._ended = not piece
+            data = memoryview(bytes(data) + piece)
+        self._start, self._data = position, data
+        os.ftruncate(self.handle, os.pwrite(self.handle, data[:size], 0))
+        os.lseek(self.handle, 0, os.SEEK_SET)
+        return data[:size]
+
+    def is_at_end(self, position: int) -> bool:
+        """Whether there is nothing behind this position in the archive."""
+        return self._ended and position >= self._start + len(self._data)
+
+
+class Unpacker:
+    """Reads the archive in a payload; runs in the child."""
+
+    def __init__(self, package: Package, pieces: Iterator[bytes]) -> None:
+        self._package = package
+        self._window = _Window(pieces)
+        self._missing = {f.index: f for f in package.files if not f.ghost}
+        # What librpm has to say goes into errors, not to the terminal.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        for file in self._missing.values():
+            if stat.S_ISLNK(file.mode) and file.size != len(_target(file)):
+                raise self._wrong(
+                    f"the link {file.path!r} has another size than its target", file.target
+                )
+        try:
+            files = librpm().files(package.header.parsed)
+            self._archive = files.archive(librpm().fd(self._window.handle, "r", "ufdio"))
+        except (ValueError, OSError, librpm().error) as error:
+            raise self._wrong("librpm refuses the file list", str(error)) from None
+
+    def run(self, send: Send) -> None:
+        """Send the head of each file, then its content; see `FILE_HEAD`."""
+        position = 0
+        while True:
+            padding = -position % 4
+            shown = bytes(self._window.show(position, _ENTRY_MOST)[padding:])
+            try:
+                found = next(self._archive, None)
+            except (OSError, librpm().error) as error:
+                raise self._failed(error, shown) from None
+            raw = shown[: self._archive.tell() - position - padding]
+            position = self._archive.tell()
+            if found is None:
+                self._check_trailer(raw)
+                rest = bytes(self._window.show(position, _PADDING + 1))
+                if len(rest) > _PADDING or rest.strip(b"\0"):
+                    raise self._wrong("there are bytes behind the end of the payload")
+                send(b"")
+                return
+            file = self._package.files[found.fx]
+            if self._missing.pop(file.index, None) is None:
+                raise self._wrong(f"{file.path!r} is in the payload twice")
+            has_content = bool(self._archive.hascontent())
+            left = file.size if has_content else 0
+            self._compare(file, raw, left)
+            send(FILE_HEAD.pack(file.index, has_content))
+            while left > 0:
+                self._window.show(position, min(left, PIECE_SIZE))
+                chunk = self._archive.read(min(left, PIECE_SIZE))
+                if not chunk:
+                    raise self._too_early()
+                left -= len(chunk)
+                send(chunk)
+                position = self._archive.tell()
+
+    def _compare(self, file: PackageFile, raw: bytes, size: int) -> None:
+        """What the archive says of a file, beside its number or name, with the header."""
+        if stat.S_ISLNK(file.mode):
+            size = file.size
+            content = raw[len(raw) - size :]
+            if content != _target(file):
+                what = f"the link {file.path!r} has another target"
+                raise self._differs(what, repr(content), repr(file.target))
+        if raw.startswith(_STRIPPED):
+            return
+        mode, stated = self._field(raw, 1), self._field(raw, 6)
+        if stat.S_IFMT(mode) != stat.S_IFMT(file.mode):
+            what = f"{file.path!r} is another kind of file"
+            raise self._differs(what, f"mode 0o{mode:o}", file.kind)
+        if stated != size:
+            what = f"{file.path!r} has another size"
+            raise self._differs(what, f"{stated} bytes", f"{size} bytes")
+
+    def _check_trailer(self, raw: bytes) -> None:
+        if raw.startswith(_STRIPPED) or self._field(raw, 6):
+            raise self._wrong("the trailer has content")
+        if self._missing:
+            first = self._missing[min(self._missing)].path
+            message = f"{len(self._missing)} files are not in the payload, among them {first!r}"
+            raise PackageDamagedError(message, file=self._package.file)
+
+    def _field(self, raw: bytes, number: int) -> int:
+        """A field of a `newc` entry, where librpm would take signs and blanks for digits."""
+        self._hexadecimal(raw[6:110])
+        return int(raw[6 + 8 * number : 14 + 8 * number], 16)
+
+    def _hexadecimal(self, digits: bytes) -> None:
+        try:
+            binascii.unhexlify(digits)
+        except ValueError:
+            message = "a field of a cpio entry is not a number"
+            raise self._wrong(message, digits.hex()) from None
+
+    def _failed(self, error: Exception, raw: bytes) -> SgxEnclavesError:
+        """What is wrong with an entry where librpm does not read on."""
+        if raw.startswith(_STRIPPED):
+            self._hexadecimal(raw[6:14])
+            return self._wrong("the payload has a file that the header does not list")
+        if raw[:6] not in (b"", *_NEWC):
+            return self._wrong("not a cpio entry where one should be in the payload", raw[:6].hex())
+        if len(raw) < 110:
+            return self._too_early()
+        size = self._field(raw, 11)
+        most = self._package.limits.path_size
+        if not 0 < size <= most:
+            return LimitError(
+                "a name in the payload is empty or too long",
+                file=self._package.file,
+                expected=f"1 to {most} bytes",
+                found=f"{size} bytes",
+            )
+        name = raw[110 : 110 + size]
+        if name == _TRAILER:
+            self._check_trailer(raw)
+        if self._window.is_at_end(self._archive.tell()):
+            return self._too_early()
+        path = name.rstrip(b"\0").decode("utf-8", "surrogateescape")
+        what = "is not in the header, or only as a %ghost"
+        if path.lstrip(".") in {file.path for file in self._missing.values()}:
+            what = "is another file in the payload than in the header"
+        return self._wrong(f"{path!r} {what}", str(error))
+
+    def _differs(self, what: str, found: str, expected: str) -> PackageError:
+        return self._wrong(f"{what} in the payload than in the header", found, expected)
+
+    def _too_early(self) -> PackageError:
+        return PackageDamagedError("the payload ends too early", file=self._package.file)
+
+    def _wrong(
+        self, message: str, found: Optional[str] = None, expected: Optional[str] = None
+    ) -> PackageError:
+        return PackageError(message, file=self._package.file, expected=expected, found=found)
+
+
+def _target(file: PackageFile) -> bytes:
+    return file.target.encode("utf-8", "surrogateescape")

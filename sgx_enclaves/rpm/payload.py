@@ -1,36 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The files of a package, wherever they are: in its payload, or installed.
 
-The payload's digests are checked before anything is unpacked, each file's while it comes. The
-archive in it is read strictly: each entry must say what the header says, so that it has but one
-reading, which is librpm's when the package is installed.
+The payload is unpacked in a child process with limits on memory and time (`librpm.py`).
+Its digests are checked before anything is unpacked, each file's while it comes.
 """
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import functools
 import hashlib
 import os
 import stat
-import struct
-import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, Callable, NamedTuple, Optional
 
-from sgx_enclaves.decompress import Pieces, unpack
+from sgx_enclaves.child import SECONDS, Send, pieces_from_child
+from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import (
-    LimitError,
     PackageDamagedError,
     PackageError,
+    SgxEnclavesError,
     UnsupportedError,
 )
 from sgx_enclaves.files import DigestedStream, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
-from sgx_enclaves.rpm.librpm import Header
-from sgx_enclaves.rpm.reader import KINDS, Package, PackageFile, open_package
+from sgx_enclaves.rpm.librpm import FILE_HEAD, KINDS, Header, PackageFile, Unpacker
+from sgx_enclaves.rpm.reader import Package, open_package
 
 _PACKED = {
     **{"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0"},
@@ -39,14 +36,10 @@ _PACKED = {
 # Digests of the payload as it was packed, and with ALT behind the name of it unpacked;
 # the first one's algorithm is in the header.
 _DIGESTS = {"PAYLOADDIGEST": None, "PAYLOADSHA512": "sha512", "PAYLOADSHA3_256": "sha3_256"}
-# What a payload may take to unpack. The rate is slower than any machine: large ones take longer.
-_SECONDS, _BYTES_A_SECOND = 30.0, 16 * MIB
-_CHUNK = 256 << 10
-# Entries of cpio's newer form, and RPM's own, which only has the file's number in the header.
-_NEWC, _STRIPPED = (b"070701", b"070702"), b"07070X"
-_TRAILER = "TRAILER!!!"
-# RPM ends at the trailer; others fill up a block of 512 bytes.
-_PADDING = 512
+# Slower than any machine unpacks; a large package may take longer than a small one.
+_BYTES_A_SECOND = 16 * MIB
+# Packages that one child unpacks: they are open all the time.
+_TOGETHER = 16
 
 
 class PayloadFile(NamedTuple):
@@ -80,154 +73,127 @@ def packed(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Iterato
         UnsupportedError: a compression or format that cannot be read.
     """
     opened = open_package(path, limits)
-    with opened as (package, stream), contextlib.closing(_files(package, stream)) as files:
+    with opened as (package, stream), contextlib.closing(_alone(package, stream)) as files:
         yield package, files
 
 
-def _files(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, None]:
-    yield from _Archive(package, _in_time(package, _unpacked(package, stream))).files()
+def _alone(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, None]:
+    with contextlib.closing(_pieces([(package, _unpacked(package, stream))])) as pieces:
+        yield from _files(package, pieces)
 
 
-def _in_time(package: Package, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The pieces, as long as unpacking them takes no more time than it may."""
-    claimed = sum(file.size for file in package.files if file.is_regular)
-    most = _SECONDS + min(claimed, package.limits.payload.total_size) / _BYTES_A_SECOND
-    taken = 0.0
-    while True:
-        start = time.monotonic()
-        piece = next(pieces, b"")
-        taken += time.monotonic() - start
-        if taken > most:
-            message = "the payload takes too long to unpack"
-            raise LimitError(message, file=package.file, expected=f"at most {most:.0f} s")
-        if not piece:
+def _pieces(payloads: Sequence[tuple[Package, Iterator[bytes]]]) -> Generator[bytes, None, None]:
+    """What a child sends of each payload in turn; an empty piece ends each."""
+    seconds = SECONDS
+    for package, _ in payloads:
+        claimed = sum(file.size for file in package.files if file.is_regular)
+        seconds += min(claimed, package.limits.payload.total_size) / _BYTES_A_SECOND
+
+    def work(send: Send) -> None:
+        for package, archive in payloads:
+            Unpacker(package, archive).run(send)
+
+    what = f"{payloads[0][0].file}: the payload cannot be read"
+    return pieces_from_child(work, what=what, seconds=seconds)
+
+
+def _files(package: Package, pieces: Iterator[bytes]) -> Iterator[PayloadFile]:
+    groups = package.hard_links
+    while head := _next(package, pieces):
+        index, has_content = FILE_HEAD.unpack(head)
+        file = package.files[index]
+        # Of hard links one has the content; files without any have a digest too.
+        if has_content or (file.is_regular and index not in groups):
+            chunks = _sized(package, pieces, file.size if has_content else 0)
+            yield from _payload_file(package, file, chunks)
+
+
+class SharedOpener:
+    """An `Opener` of packages whose payloads one child process unpacks, in the order of `plan`.
+
+    A child costs as much as a payload of some megabytes. What is read in another order, or
+    behind a payload that could not be read, gets a child of its own.
+    """
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self._opened: dict[str, tuple[Package, BinaryIO]] = {}
+        self._queue: list[str] = []
+        self._pieces: Optional[Generator[bytes, None, None]] = None
+
+    def plan(self, paths: Iterable[str]) -> None:
+        """In which order payloads are going to be read, of packages that were opened before."""
+        self._queue = [path for path in paths if path in self._opened]
+
+    @contextmanager
+    def __call__(self, path: str) -> Iterator[Contents]:
+        """See `packed`; the first packages stay open until `close`."""
+        if path not in self._opened and len(self._opened) < _TOGETHER:
+            self._opened[path] = self._open.enter_context(open_package(path))
+        if path not in self._opened:
+            with packed(path) as contents:
+                yield contents
             return
+        with contextlib.closing(self._read(path)) as files:
+            yield self._opened[path][0], files
+
+    def _read(self, path: str) -> Generator[PayloadFile, None, None]:
+        package, stream = self._opened[path]
+        if self._pieces is None and path in self._queue[:1]:
+            # Without the packages whose payload is damaged.
+            archives = {}
+            for queued in self._queue:
+                with contextlib.suppress(SgxEnclavesError):
+                    archives[queued] = self._opened[queued][0], _unpacked(*self._opened[queued])
+            self._queue = list(archives)
+            self._pieces = _pieces(list(archives.values())) if archives else None
+        if self._pieces is None or path not in self._queue[:1]:
+            yield from _alone(package, stream)
+            return
+        del self._queue[0]
+        try:
+            yield from _files(package, self._pieces)
+        except BaseException:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        if self._pieces is not None:
+            self._pieces.close()
+        self._pieces, self._queue = None, []
+
+    def close(self) -> None:
+        """End the child and close the packages."""
+        self._end()
+        self._open.close()
+
+
+def _next(package: Package, pieces: Iterator[bytes]) -> bytes:
+    """The next piece; an empty one is the end, which who passes over an error does not get."""
+    piece = next(pieces, None)
+    if piece is None:
+        raise PackageError("the payload was not read to its end", file=package.file)
+    return piece
+
+
+def _sized(package: Package, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+    while size > 0:
+        piece = _next(package, pieces)
+        size -= len(piece)
         yield piece
 
 
-class _Archive:
-    """The archive in a payload, of which every entry is compared with the header."""
+class _Source:
+    """The packed bytes; the position is its own, since parent and child share the file's."""
 
-    def __init__(self, package: Package, pieces: Iterator[bytes]) -> None:
-        self._package = package
-        self._stream = Pieces(pieces)
-        # Names are of paths below the root, whatever they begin with.
-        self._by_name = {file.path.lstrip("/"): file for file in package.files}
-        self._missing = {file.index for file in package.files if not file.ghost}
+    def __init__(self, handle: int, position: int) -> None:
+        self._handle = handle
+        self._position = position
 
-    def files(self) -> Iterator[PayloadFile]:
-        """The regular files, in the order of the archive."""
-        links = (f for f in self._package.files if stat.S_ISLNK(f.mode) and not f.ghost)
-        for link in links:
-            if link.size != len(_target(link)):
-                message = f"the link {link.path!r} has another size than its target"
-                raise self._wrong(message, link.target)
-        while (file := self._next()) is not None:
-            if self._package.carries(file):
-                yield from _payload_file(self._package, file, self._content(file.size))
-
-    def _content(self, size: int) -> Iterator[bytes]:
-        while size:
-            chunk = self._take(min(size, _CHUNK))
-            size -= len(chunk)
-            yield chunk
-
-    def _next(self) -> Optional[PackageFile]:
-        """The file whose content comes next; None at the end of the archive."""
-        self._take(-self._stream.offset % 4)
-        magic = self._stream.read(6)
-        if magic == _STRIPPED:
-            (number,) = self._numbers(1)
-            if number >= len(self._package.files):
-                raise self._wrong("the payload has a file that the header does not list")
-            file: Optional[PackageFile] = self._package.files[number]
-            name, stated = self._package.files[number].path, None
-        elif magic in (b"", *_NEWC):
-            fields = self._numbers(13)
-            name, stated = self._name(fields[11]), (fields[1], fields[6])
-            if name == _TRAILER:
-                self._end(fields[6])
-                return None
-            file = self._by_name.get(name.removeprefix("./").lstrip("/"))
-        else:
-            raise self._wrong("not a cpio entry where one should be in the payload", magic.hex())
-        self._take(-self._stream.offset % 4)
-        if file is None or file.ghost:
-            # If nothing follows, not even a trailer, it is a part of one.
-            self._take(1)
-            raise self._wrong(f"{name!r} is not in the header, or only as a %ghost")
-        if file.index not in self._missing:
-            raise self._wrong(f"{file.path!r} is in the payload twice")
-        self._missing.remove(file.index)
-        self._compare(file, stated)
-        return file
-
-    def _name(self, size: int) -> str:
-        most = self._package.limits.path_size
-        if not 0 < size <= most:
-            raise LimitError(
-                "a name in the payload is empty or too long",
-                file=self._package.file,
-                expected=f"1 to {most} bytes",
-                found=f"{size} bytes",
-            )
-        return self._take(size).partition(b"\0")[0].decode("utf-8", "surrogateescape")
-
-    def _compare(self, file: PackageFile, stated: Optional[tuple[int, int]]) -> None:
-        """Mode and size, if the entry has them, and a link's target with the header's."""
-        is_link = stat.S_ISLNK(file.mode)
-        expected = file.size if is_link or self._package.carries(file) else 0
-        mode, size = stated or (file.mode, expected)
-        if stat.S_IFMT(mode) != stat.S_IFMT(file.mode):
-            raise self._differs(
-                f"{file.path!r} is another kind of file", f"mode 0o{mode:o}", file.kind
-            )
-        if size != expected:
-            what = f"{file.path!r} has another size"
-            raise self._differs(what, f"{size} bytes", f"{expected} bytes")
-        if is_link and (content := self._take(size)) != _target(file):
-            what = f"the link {file.path!r} has another target"
-            raise self._differs(what, repr(content), repr(file.target))
-
-    def _end(self, size: int) -> None:
-        """Check that the trailer is one, that no file is missing, and that nothing follows."""
-        if size:
-            raise self._wrong("the trailer has content")
-        if self._missing:
-            first = self._package.files[min(self._missing)].path
-            message = f"{len(self._missing)} files are not in the payload, among them {first!r}"
-            raise PackageDamagedError(message, file=self._package.file)
-        self._take(-self._stream.offset % 4)
-        rest = self._stream.read(_PADDING + 1)
-        if len(rest) > _PADDING or rest.strip(b"\0"):
-            raise self._wrong("there are bytes behind the end of the payload")
-
-    def _numbers(self, count: int) -> tuple[int, ...]:
-        """Fields of eight hexadecimal digits, where librpm would take signs and blanks for some."""
-        digits = self._take(8 * count)
-        try:
-            return struct.unpack(f">{count}I", binascii.unhexlify(digits))
-        except ValueError:
-            message = "a field of a cpio entry is not a number"
-            raise self._wrong(message, digits.hex()) from None
-
-    def _take(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        if len(data) < size:
-            raise PackageDamagedError("the payload ends too early", file=self._package.file)
+    def read(self, size: int, /) -> bytes:
+        data = os.pread(self._handle, size, self._position)
+        self._position += len(data)
         return data
-
-    def _differs(self, what: str, found: str, expected: str) -> PackageError:
-        return self._wrong(f"{what} in the payload than in the header", found, expected)
-
-    def _wrong(
-        self, message: str, found: Optional[str] = None, expected: Optional[str] = None
-    ) -> PackageError:
-        return PackageError(message, file=self._package.file, expected=expected, found=found)
-
-
-def _target(link: PackageFile) -> bytes:
-    return link.target.encode("utf-8", "surrogateescape")
 
 
 def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
@@ -246,8 +212,7 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
             expected="gzip, bzip2, xz, lzma or zstd",
             hint="rebuild the package with another _binary_payload",
         )
-    stream.seek(start)
-    first = stream.read(6)
+    first = os.pread(stream.fileno(), 6, start)
     # V6 allows that a payload is left unpacked: then the digests of the unpacked one count.
     unpacked = first.startswith(b"07070") and "PAYLOADDIGESTALT" in header and bool(compressor)
     if compressor and not unpacked and not first.startswith(_PACKED[compressor]):
@@ -264,14 +229,13 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
             continue
         number = header.one("PAYLOADDIGESTALGO", int) or 8
         name = algorithm or package.algorithm(number, "payload digests")
-        stream.seek(start)
         with system_errors(file, "cannot be read", error=PackageError):
-            found = DigestedStream(stream, name).digest()
+            found = DigestedStream(_Source(stream.fileno(), start), name).digest()
         if found != pinned:
             message = "the digest of the payload is wrong"
             raise package.damaged(message, f"{name} {pinned}", found, offset=start)
-    stream.seek(start)
-    return unpack(stream, file, package.limits.payload, None if unpacked else compressor)
+    source = _Source(stream.fileno(), start)
+    return unpack(source, file, package.limits.payload, None if unpacked else compressor)
 
 
 def _payload_file(
@@ -311,7 +275,8 @@ def _installed_files(package: Package, root: str) -> Iterator[PayloadFile]:
         if not (file.ghost or file.is_regular):
             _compare_installed(package, file, place)
     for file, place in files:
-        if package.carries(file):
+        group = package.hard_links.get(file.index, (file,))
+        if file.is_regular and group[-1].index == file.index:
             with _open_installed(package, file, place) as stream:
                 chunks = iter(functools.partial(stream.read, MIB), b"")
                 yield from _payload_file(package, file, chunks)

@@ -21,7 +21,7 @@ from sgx_enclaves.errors import LimitError, PackageDamagedError, PackageError, U
 from sgx_enclaves.files import kind_of, open_regular, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits, at_most
 from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.librpm import Header, read_header, take, truncated
+from sgx_enclaves.rpm.librpm import KINDS, Header, PackageFile, read_header, take, truncated
 
 _LEAD_SIZE = 96
 _LEAD_MAGIC = b"\xed\xab\xee\xdb"
@@ -34,50 +34,8 @@ _ALGORITHMS = {
     **{12: "sha3_256", 14: "sha3_512"},
 }
 _GHOST = 1 << 6
-# What else librpm takes for a file list only if every file has one.
-_PERHAPS = ("FILEMTIMES", "FILEVERIFYFLAGS", "FILECOLORS", "FILECLASS", "FILECAPS")
 # Where a part may be empty or begin with a dot.
 _PERHAPS_ODD = re.compile(r"/[/.]|/\Z").search
-
-
-# What a file is, by its mode; no file has others.
-KINDS = {
-    **{stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link"},
-    **{stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFIFO: "pipe"},
-    stat.S_IFSOCK: "socket",
-}
-
-
-@record
-class PackageFile:
-    """One file as the header describes it.
-
-    Attributes:
-        path: absolute; relative in a source package.
-        mode: of a kind that is one of `KINDS`.
-        digest: hexadecimal; empty for what has no content, as `target` for what is no link.
-        ghost: owned by the package, but not in its payload.
-        inode: device and inode; files that share them are hard links.
-    """
-
-    index: int
-    path: str
-    mode: int
-    size: int
-    digest: str
-    target: str
-    ghost: bool
-    inode: tuple[int, int]
-
-    @property
-    def kind(self) -> str:
-        """What it is, in a word."""
-        return KINDS[stat.S_IFMT(self.mode)]
-
-    @property
-    def is_regular(self) -> bool:
-        """Whether it is a regular file that comes with the package."""
-        return stat.S_ISREG(self.mode) and not self.ghost
 
 
 @record
@@ -162,15 +120,12 @@ class Package:
         sizes = "LONGFILESIZES" if "LONGFILESIZES" in header else "FILESIZES"
         names = (sizes, "FILEMODES", "FILEFLAGS", "FILEINODES", "FILEDEVICES")
         numbers = {name: header.all(name, int) for name in names}
-        words = ("FILEDIGESTS", "FILELINKTOS", "FILEUSERNAME", "FILEGROUPNAME")
-        texts = {name: header.all(name, str) for name in words}
+        texts = {name: header.all(name, str) for name in ("FILEDIGESTS", "FILELINKTOS")}
         for name, column in {**numbers, **texts}.items():
             self._require_equal(name, len(paths), len(column))
-        for name in _PERHAPS:
-            self._require_equal(name, len(paths), header.count(name) or len(paths))
         files: list[PackageFile] = []
         columns = zip(paths, *numbers.values(), *texts.values())
-        for path, size, mode, flags, inode, device, digest, target, *_owners in columns:
+        for path, size, mode, flags, inode, device, digest, target in columns:
             if stat.S_IFMT(mode) not in KINDS:
                 message = f"{path!r} is of an unknown kind"
                 raise header.wrong(message, "a file mode", f"mode 0o{mode:o}")
@@ -234,11 +189,6 @@ class Package:
                 found=f"{total} bytes",
                 hint="this looks like a decompression bomb",
             )
-
-    def carries(self, file: PackageFile) -> bool:
-        """Whether a file's content is its own: of hard links, the last one has it."""
-        links = self.hard_links.get(file.index, (file,))
-        return file.is_regular and links[-1].index == file.index
 
     @functools.cached_property
     def hard_links(self) -> Mapping[int, tuple[PackageFile, ...]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from functools import partial
@@ -11,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from sgx_enclaves.errors import InputError, PackageDamagedError, PackageError
+from sgx_enclaves.errors import InputError, PackageDamagedError, PackageError, SgxEnclavesError
 from sgx_enclaves.rpm.librpm import HEADER_MAGIC
-from sgx_enclaves.rpm.payload import Opener, installed, packed
+from sgx_enclaves.rpm.payload import Opener, SharedOpener, installed, packed
 from sgx_enclaves.rpm.references import PackageReference
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
@@ -74,6 +75,64 @@ def test_both_ways_give_the_same(tree: Tree) -> None:
     expected["/usr/empty"] = b""
     assert tree.files(packed) == expected
     assert tree.files(partial(installed, tree.header, root=str(tree.folder / "root"))) == expected
+
+
+def packages(folder: Path) -> dict[str, bytes]:
+    """Three packages with a file each, by path; its content."""
+    contents = {str(folder / f"{n}.rpm"): n.encode() * 300_000 for n in "abc"}
+    for path, content in contents.items():
+        Path(path).write_bytes(write_rpm([RpmFile("/usr/x", content), RpmFile("/usr/y", b"y")]))
+    return contents
+
+
+def all_of(opener: Opener, path: str) -> bytes:
+    with opener(path) as (_package, members):
+        return b"".join(b"".join(member.chunks) for member in members)
+
+
+@pytest.mark.parametrize(
+    ("order", "children"), [("abc", 1), ("acb", 2), ("cab", 2), ("aabc", 2), ("ccc", 3)]
+)
+def test_one_child_for_several_packages(
+    tmp_path: Path, order: str, children: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = packages(tmp_path)
+    forks: list[int] = []
+    fork = os.fork
+    monkeypatch.setattr(os, "fork", lambda: forks.append(1) or fork())  # type: ignore[func-returns-value]
+    opener = SharedOpener()
+    with contextlib.closing(opener):
+        for path in contents:
+            with opener(path):
+                assert not forks
+        opener.plan(contents)
+        for letter in order:
+            path = str(tmp_path / f"{letter}.rpm")
+            assert all_of(opener, path) == contents[path] + b"y"
+    assert len(forks) == children
+
+
+@pytest.mark.parametrize("where", [-1, -40])
+def test_a_damaged_package_does_not_hide_others(tmp_path: Path, where: int) -> None:
+    first, *others = packages(tmp_path)
+    data = bytearray(Path(first).read_bytes())
+    data[where] ^= 1
+    Path(first).write_bytes(data)
+    opener = SharedOpener()
+    with contextlib.closing(opener):
+        for path in (first, *others):
+            with opener(path):
+                pass
+        opener.plan([first, *others])
+        with pytest.raises(SgxEnclavesError):
+            all_of(opener, first)
+        # Left in the middle.
+        with opener(others[0]) as (_package, members):
+            assert next(iter(members)).file.path == "/usr/x"
+        assert all_of(opener, others[0]) == packages(tmp_path)[others[0]] + b"y"
+        assert all_of(opener, others[1]) == packages(tmp_path)[others[1]] + b"y"
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_other_content_is_refused(tree: Tree) -> None:

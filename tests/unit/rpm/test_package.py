@@ -297,7 +297,7 @@ A = RpmFile("/a", DATA)
         ([replace(A, ghost=True), A], PackageError, "twice"),
         ([replace(folder("/a"), cpio_data=b"x")], PackageError, "another size"),
         ([replace(link("/a", "b"), cpio_data=b"c")], PackageError, "another target"),
-        ([replace(link("/a", "bcd"), cpio_data=b"b")], PackageError, "another size"),
+        ([replace(link("/a", "bcd"), cpio_data=b"b")], PackageError, "another file in the payload"),
         ([replace(link("/a", "b"), cpio_data=b"bb")], PackageError, "another size"),
         (
             [replace(A, inode=1), RpmFile("/b", b"other", inode=1)],
@@ -371,7 +371,7 @@ def test_who_passes_over_an_error_does_not_come_to_the_end() -> None:
         member = next(members)
         with pytest.raises(PackageDamagedError, match="ends too early"):
             list(member.chunks)
-        with pytest.raises(PackageDamagedError, match="ends too early"):
+        with pytest.raises(PackageError, match="not read to its end"):
             list(members)
 
 
@@ -505,13 +505,6 @@ def test_a_bomb_is_stopped_early() -> None:
         contents(write_rpm(files, payload=_bomb(64 << 20)), limits)
 
 
-def test_a_payload_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert contents(write_rpm(FILES))
-    monkeypatch.setattr("sgx_enclaves.rpm.payload._SECONDS", -1.0)
-    with pytest.raises(LimitError, match="the payload takes too long to unpack"):
-        contents(write_rpm(FILES))
-
-
 def test_an_xz_dictionary_that_wants_gigabytes_is_refused() -> None:
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 1 << 29}]
     packed = lzma.compress(cpio_of(FILES), filters=filters)
@@ -600,38 +593,6 @@ def test_tags_of_any_kind_never_escape_the_error_tree(tags: dict[int, Any]) -> N
         _ = parsed(data).provides
     except SgxEnclavesError as error:
         assert str(error)
-
-
-@pytest.mark.parametrize(
-    ("tag", "value", "message"),
-    [
-        (1034, [0], "contradicts itself about FILEMTIMES"),
-        (1039, None, "contradicts itself about FILEUSERNAME"),
-        (1040, ["root"] * 7, "contradicts itself about FILEGROUPNAME"),
-        (1045, [0], "contradicts itself about FILEVERIFYFLAGS"),
-        (1140, [0], "contradicts itself about FILECOLORS"),
-        (1141, [0], "contradicts itself about FILECLASS"),
-        (5010, [""], "contradicts itself about FILECAPS"),
-        (1118, Raw(9, 1, b"/usr/lib/\0"), "DIRNAMES does not hold what it should"),
-        (5010, Raw(9, 6, b"\0" * 6), "FILECAPS does not hold what it should"),
-    ],
-)
-def test_a_file_list_that_librpm_refuses(tag: int, value: Any, message: str) -> None:
-    with pytest.raises(PackageError, match=message):
-        contents(write_rpm(FILES, tags={tag: value}))
-
-
-def test_names_in_the_payload_may_begin_as_librpm_allows() -> None:
-    for start in ("", "/", "./"):
-        files = [replace(A, cpio_name=f"{start}a"), RpmFile("/.b", b"b", cpio_name=f"{start}.b")]
-        assert contents(write_rpm(files)) == {"/a": DATA, "/.b": b"b"}
-
-
-def test_a_ghost_is_not_in_a_payload_without_names() -> None:
-    files = [RpmFile("/a", ghost=True), RpmFile("/b", b"b")]
-    cpio = cpio_of([replace(f, ghost=False) for f in files], stripped=True)
-    with pytest.raises(PackageError, match="'/a' is not in the header, or only as a %ghost"):
-        contents(write_rpm(files, cpio=cpio))
 
 
 def test_file_names_in_the_old_form_are_refused() -> None:
