@@ -27,7 +27,7 @@ from typing import Any, Callable, Optional
 
 from sgx_enclaves import files
 from sgx_enclaves.errors import FormatError, ManifestError, SgxEnclavesError
-from sgx_enclaves.plain import as_plain, from_plain, parse_json, record
+from sgx_enclaves.plain import as_plain, from_plain, parse_json
 from sgx_enclaves.release.manifest import LOGS, MANIFEST, Built, StepRecord, load_built
 from sgx_enclaves.release.outcome import Say
 from sgx_enclaves.release.sandbox import remove_tree
@@ -40,15 +40,6 @@ _PROGRESS = "progress.json"
 _LOCK_TIMEOUT = 4 * 3600.0
 # what plain data give that are no progress
 _OTHER_FORM = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-
-
-@record
-class StoredBuild:
-    """A build, whether an earlier run made it, and why an earlier one could not be used, if so."""
-
-    built: Built
-    reused: bool
-    notice: str
 
 
 class BuildStore:
@@ -88,8 +79,9 @@ class BuildStore:
         inputs: Mapping[str, Any],
         make: Callable[[Path], object],
         accept: Callable[[Built], bool] = lambda _built: True,
-    ) -> StoredBuild:
-        """Return the kept build for these inputs if it is accepted, or make it.
+    ) -> tuple[Built, bool, str]:
+        """The kept build for these inputs if it is accepted, else one that is made now; whether it
+        was kept, and why one that was kept could not be used, if so.
 
         `inputs` are all that it depends on, digests, not files. `make` fills the directory that it
         is given, which is new and empty; if it raises, nothing is kept.
@@ -104,11 +96,11 @@ class BuildStore:
                 try:
                     built = _load(final, key)
                     if accept(built):
-                        return StoredBuild(built, True, "")
+                        return built, True, ""
                 except SgxEnclavesError as error:
                     notice = f"the kept build is not used: {error}"
             _make(final, key, make)
-            return StoredBuild(_load(final, key), False, notice)
+            return _load(final, key), False, notice
 
 
 class TreeProgress:

@@ -245,16 +245,15 @@ def _build(
         return kept and all(built.enclave(name) for name in required)
 
     with log.stage("build") as stage:
-        kept = store.build(
+        built, reused, notice = store.build(
             build.build_inputs(request, inputs),
             lambda into: build.build_trees(request, inputs, into, trees),
             is_whole,
         )
-        built = kept.built
-        stage.state = StageState.KEPT if kept.reused else StageState.DONE
+        stage.state = StageState.KEPT if reused else StageState.DONE
         stage.detail = f"{len(built.enclaves)} of {len(names)} enclaves, and their manifest"
-        if kept.notice:
-            stage.findings += (note("kept-result-dropped", kept.notice),)
+        if notice:
+            stage.findings += (note("kept-result-dropped", notice),)
         for tree in built.manifest.trees:
             if tree.network:
                 words = f"{tree.release}: the build's steps could reach a network"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -39,20 +39,24 @@ def store(tmp_path: Path) -> BuildStore:
     return BuildStore(tmp_path / "work")
 
 
+def reused(store: BuildStore, make: Callable[[Path], None], inputs: Any = INPUTS) -> bool:
+    return store.build(inputs, make)[1]
+
+
 def test_a_build_is_made_once(store: BuildStore) -> None:
     make = Maker()
-    first = store.build(INPUTS, make)
-    second = store.build(dict(reversed(INPUTS.items())), make)
-    assert (first.reused, second.reused, make.runs) == (False, True, 1)
-    assert first.built == second.built
-    assert second.built.manifest == MADE
-    assert [enclave.unsigned for enclave in second.built.enclaves] == [UNSIGNED]
+    first, kept, _notice = store.build(INPUTS, make)
+    second, kept_then, _notice = store.build(dict(reversed(INPUTS.items())), make)
+    assert (kept, kept_then, make.runs) == (False, True, 1)
+    assert first == second
+    assert second.manifest == MADE
+    assert [enclave.unsigned for enclave in second.enclaves] == [UNSIGNED]
 
 
 def test_other_inputs_are_another_build(store: BuildStore) -> None:
     make = Maker()
     store.build(INPUTS, make)
-    assert not store.build({**INPUTS, "a": 2}, make).reused
+    assert not reused(store, make, {**INPUTS, "a": 2})
     assert digest_of({"a": "1"}) != digest_of({"a": 1})
 
 
@@ -61,9 +65,9 @@ def test_a_build_of_other_inputs_in_its_place_is_not_used(store: BuildStore) -> 
     store.build(other, make)
     folder = files_of(store).parent
     folder.rename(folder.with_name(digest_of(INPUTS)[:24]))
-    again = store.build(INPUTS, make)
-    assert (again.reused, make.runs) == (False, 2)
-    assert "is of another build" in again.notice
+    _built, kept, notice = store.build(INPUTS, make)
+    assert (kept, make.runs) == (False, 2)
+    assert "is of another build" in notice
 
 
 def test_a_build_without_logs_is_kept(store: BuildStore) -> None:
@@ -71,8 +75,8 @@ def test_a_build_without_logs_is_kept(store: BuildStore) -> None:
         Maker()(into)
         (into / "logs").rmdir()
 
-    assert not store.build(INPUTS, make).reused
-    assert store.build(INPUTS, make).reused
+    assert not reused(store, make)
+    assert reused(store, make)
 
 
 def files_of(store: BuildStore) -> Path:
@@ -110,11 +114,11 @@ def test_changed_build_is_made_again(
     make = Maker()
     store.build(INPUTS, make)
     spoil(files_of(store))
-    again = store.build(INPUTS, make)
-    assert (again.reused, make.runs) == (False, 2)
-    assert again.notice.startswith("the kept build is not used: ")
-    assert words in again.notice
-    assert store.build(INPUTS, make).reused
+    _built, kept, notice = store.build(INPUTS, make)
+    assert (kept, make.runs) == (False, 2)
+    assert notice.startswith("the kept build is not used: ")
+    assert words in notice
+    assert reused(store, make)
 
 
 def test_a_file_that_is_a_link_is_not_used(store: BuildStore, tmp_path: Path) -> None:
@@ -123,7 +127,8 @@ def test_a_file_that_is_a_link_is_not_used(store: BuildStore, tmp_path: Path) ->
     file = files_of(store) / "libsgx_pce.so"
     file.rename(tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")
-    assert "was added" in store.build(INPUTS, Maker()).notice
+    _built, _kept, notice = store.build(INPUTS, Maker())
+    assert "was added" in notice
 
 
 def test_failed_build_leaves_nothing(store: BuildStore) -> None:
@@ -134,7 +139,7 @@ def test_failed_build_leaves_nothing(store: BuildStore) -> None:
     with pytest.raises(BuildError):
         store.build(INPUTS, fail)
     assert list((store.root / "build").iterdir()) == []
-    assert not store.build(INPUTS, Maker()).reused
+    assert not reused(store, Maker())
 
 
 def test_what_a_killed_run_left_is_never_taken_and_goes_away(store: BuildStore) -> None:
@@ -143,8 +148,8 @@ def test_what_a_killed_run_left_is_never_taken_and_goes_away(store: BuildStore) 
     left = final.with_name(f".{final.name}.abc")
     final.rename(left)
     final.symlink_to(left.name)
-    again = store.build(INPUTS, Maker())
-    assert (again.reused, again.notice) == (False, "")
+    _built, *said = store.build(INPUTS, Maker())
+    assert said == [False, ""]
     assert not left.exists()
 
 
@@ -156,17 +161,17 @@ def test_a_path_that_is_said_while_it_is_made_leads_there_afterwards(store: Buil
         said.append(into / "logs" / "log")
         said[0].write_bytes(b"text")
 
-    kept = store.build(INPUTS, make)
-    assert said == [kept.built.directory / "logs" / "log"]
+    built, _kept, _notice = store.build(INPUTS, make)
+    assert said == [built.directory / "logs" / "log"]
     assert said[0].read_bytes() == b"text"
 
 
 def test_build_that_is_not_accepted_is_made_again(store: BuildStore) -> None:
     store.build(INPUTS, Maker())
-    assert store.build(INPUTS, Maker(), lambda _built: True).reused
-    again = store.build(INPUTS, Maker(), lambda built: built.enclave("pce") is None)
-    assert not again.reused
-    assert again.notice == ""
+    _built, kept, _notice = store.build(INPUTS, Maker(), lambda _built: True)
+    assert kept
+    _built, *said = store.build(INPUTS, Maker(), lambda built: built.enclave("pce") is None)
+    assert said == [False, ""]
 
 
 STEP = StepRecord("prepare", None, StepOutcome.OK, 12, "logs/prepare.log", None)
@@ -238,7 +243,7 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     first.join(10)
     assert make.runs == 1
     assert [line.partition(";")[0] for line in said] == ["another process builds the same"]
-    assert sorted(kept.reused for kept in results) == [False, True]
+    assert sorted(kept for _built, kept, _notice in results) == [False, True]
 
 
 def test_waiting_for_another_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
