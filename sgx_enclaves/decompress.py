@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Optional
 
 from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
-from sgx_enclaves.files import Readable
+from sgx_enclaves.files import PACKED, Readable
 from sgx_enclaves.limits import MIB, ArchiveLimits, at_most
 
 # As much as the zstd program itself takes by default.
@@ -35,7 +35,6 @@ def _zstd() -> Any:
     return None
 
 
-_MAGICS = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "zstd": b"\x28\xb5\x2f\xfd"}
 _INPUT_CHUNK = 64 << 10
 _OUTPUT_CHUNK = 256 << 10
 # xz -9 needs 65 MiB to decompress; more is a dictionary made to hurt.
@@ -104,7 +103,7 @@ def unpack(
     the first three it is, or that it is not packed.
     """
     packed = _Packed(raw, file, limits.archive_size)
-    found = (kind for kind, magic in _MAGICS.items() if packed.head.startswith(magic))
+    found = (kind for kind, magic in PACKED.items() if packed.head.startswith(magic))
     kind = packed_by or next(found, "")
     if kind == "zstd":
         pieces = _frames(packed)

@@ -42,16 +42,15 @@ def read_file(path: str, limit: int) -> bytes:
     return b"".join(parts)
 
 
-# How files begin that people take for one another.
+# How packed files begin, and others that people take for one another.
+PACKED = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "zstd": b"\x28\xb5\x2f\xfd"}
 _BEGINNINGS = {
     b"\xed\xab\xee\xdb": "an RPM package",
     b"\x7fELF": "an ELF file, such as an enclave",
     b"-----BEGIN ": "a PEM file",
     b"<": "an XML file",
-    b"\x1f\x8b": "a file packed with gzip",
-    b"\xfd7zXZ\0": "a file packed with xz",
-    b"\x28\xb5\x2f\xfd": "a file packed with zstd",
     b"PK\3\4": "a zip archive",
+    **{beginning: f"a file packed with {kind}" for kind, beginning in PACKED.items()},
 }
 
 

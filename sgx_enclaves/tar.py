@@ -105,8 +105,7 @@ class TarStream:
     def __init__(self, packed: DigestedStream, file: str, dropped: Optional[int]) -> None:
         self.packed = packed
         self.file = file
-        self._limits = DEFAULT_ARCHIVE_LIMITS
-        self._pieces = unpack(packed, file, self._limits)
+        self._pieces = unpack(packed, file, DEFAULT_ARCHIVE_LIMITS)
         self._piece = memoryview(b"")
         self._dropped = dropped
         self._seen: dict[str, str] = {}
@@ -263,7 +262,7 @@ class TarStream:
 
     def _admit(self, member: Member) -> None:
         """Check a member against the limits and against those before it."""
-        message, most = f"{member.name!r} is too large", self._limits.member_size
+        message, most = f"{member.name!r} is too large", DEFAULT_ARCHIVE_LIMITS.member_size
         at_most(most, member.size, message, "bytes", **self._where(_BLOCK))
         if member.kind == LINK:
             self._check_link(member)
@@ -278,7 +277,7 @@ class TarStream:
                 raise self._error(f"{below}, which is a {KIND_WORDS[kind]}")
         if member.name:
             self._seen[member.name] = member.kind
-        message, most = "the archive has too many members", self._limits.members
+        message, most = "the archive has too many members", DEFAULT_ARCHIVE_LIMITS.members
         at_most(most, len(self._seen), message, file=self.file)
 
     def _check_link(self, member: Member) -> None:
@@ -293,7 +292,7 @@ class TarStream:
             not parts[0]
             or parts[:ups] != [".."] * ups
             or ups > deep
-            or len(member.target.encode()) > self._limits.name_bytes
+            or len(member.target.encode()) > DEFAULT_ARCHIVE_LIMITS.name_bytes
         ):
             link = f"{member.name!r} is a symbolic link to {member.target!r}"
             raise self._error(f"{link}, which may lead out of the tree")
@@ -309,10 +308,10 @@ class TarStream:
             raise self._error(f"a member's name has '..': {name!r}")
         if "" in parts or "." in parts:
             raise self._error(f"a member's name has an empty part: {name!r}")
-        where, limits = self._where(_BLOCK), self._limits
+        where = self._where(_BLOCK)
         size, message = len(plain.encode()), "a member's name is too"
-        at_most(limits.name_bytes, size, f"{message} long", "bytes", **where)
-        at_most(limits.depth, len(parts), f"{message} deep", "parts", **where)
+        at_most(DEFAULT_ARCHIVE_LIMITS.name_bytes, size, f"{message} long", "bytes", **where)
+        at_most(DEFAULT_ARCHIVE_LIMITS.depth, len(parts), f"{message} deep", "parts", **where)
         return plain
 
     def _text(self, raw: bytes, what: str) -> str:

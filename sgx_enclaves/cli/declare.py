@@ -9,13 +9,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sgx_enclaves.enclave.policy import all_pins, not_shipped, pin_named
 from sgx_enclaves.enclave.sdk import generation_named
-
-if TYPE_CHECKING:
-    import datetime
 
 Read = Callable[[str], Any]
 Types = Mapping[str, Read]
@@ -79,7 +76,7 @@ def _named(known: Callable[[str], object], names: Callable[[], Iterable[str]]) -
     return read
 
 
-def _date(text: str) -> datetime.date:
+def _date(text: str) -> Any:
     import datetime
 
     try:
