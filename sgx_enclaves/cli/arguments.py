@@ -102,20 +102,15 @@ def load_enclave_or_sigstruct(path: str) -> Union[EnclaveImage, Sigstruct]:
     return EnclaveImage.parse(data, path)
 
 
-def load_descriptor(image: EnclaveImage) -> Descriptor:
-    """The metadata of an enclave; errors name its file and the offset in it."""
+def load_descriptor(image: EnclaveImage, *, signed: bool = False) -> Descriptor:
+    """The metadata of an enclave, which may have to be `signed`; errors name file and offset."""
     try:
-        return Descriptor.parse(image.descriptor)
+        descriptor = Descriptor.parse(image.descriptor)
     except SgxEnclavesError as error:
         error.file = image.name
         error.offset = image.descriptor_offset + (error.offset or 0)
         raise
-
-
-def load_signed_descriptor(image: EnclaveImage) -> Descriptor:
-    """The metadata of an enclave that must be signed."""
-    descriptor = load_descriptor(image)
-    if not descriptor.is_signed:
+    if signed and not descriptor.is_signed:
         raise FormatError(
             "the enclave is not signed",
             file=image.name,

@@ -212,7 +212,7 @@ def _signatures(path: str) -> Iterator[tuple[Sigstruct, Optional[FipsSignature],
     if isinstance(image, Sigstruct):
         yield image, None, 0, 0
         return
-    for block in arguments.load_signed_descriptor(image).blocks:
+    for block in arguments.load_descriptor(image, signed=True).blocks:
         base = image.descriptor_offset + block.offset
         fips_at = base + (block.fips_offset or 0)
         yield block.sigstruct, block.fips_signature, base + Block.SIGSTRUCT_OFFSET, fips_at

@@ -301,7 +301,7 @@ def _write_signed(
             write_files(args.signed_into, {enclave.signed_file: data})
         if args.signatures_into is not None:
             image = EnclaveImage.parse(data, enclave.signed_file)
-            signatures = extract(arguments.load_signed_descriptor(image))
+            signatures = extract(arguments.load_descriptor(image, signed=True))
             content = b"".join(s.serialise() for s in signatures)
             write_files(args.signatures_into, {enclave.signature_file: content})
 

@@ -82,7 +82,7 @@ def attach(args: argparse.Namespace) -> int:
 
 def unsign(args: argparse.Namespace) -> int:
     image = arguments.load_enclave(args.enclave)
-    arguments.load_signed_descriptor(image)
+    arguments.load_descriptor(image, signed=True)
     data = signing.unsigned(image)
     write_and_say(args, data, [f"{len(data)} bytes, sha256 {sha256_of(data)}"], mode=MODE)
     return 0
@@ -90,7 +90,7 @@ def unsign(args: argparse.Namespace) -> int:
 
 def extract_signature(args: argparse.Namespace) -> int:
     image = arguments.load_enclave(args.enclave)
-    signatures = signing.extract(arguments.load_signed_descriptor(image))
+    signatures = signing.extract(arguments.load_descriptor(image, signed=True))
     data = b"".join(s.serialise() for s in signatures)
     count = len(signatures)
     write_and_say(args, data, [f"{count} signature(s), {len(data)} bytes"], signatures=count)
