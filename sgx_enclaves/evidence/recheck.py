@@ -6,8 +6,6 @@ The shipped file alone shows much: with its metadata area zeroed it is the unsig
 that every rebuilder must get (but for enclaves with an appended FIPS module), and its
 signatures and its measurement are in it. The metadata follow from `config.xml`. That the
 unsigned enclave came out of the sources is seen only by building it again.
-
-Files come in by their SHA-256. What is in a package is read by `files_of_package`.
 """
 
 from __future__ import annotations
@@ -78,7 +76,7 @@ def recheck(report: Plain, files: Files) -> Iterator[Plain]:
         yield from _of_package(package, files.packages.get(package["file"]))
     named = {e[role]["sha256"] for e in report["enclaves"] for role in ROLES if e[role]}
     named |= {digest for p in files.packages.values() for digest in p["enclaves"].values()}
-    for digest in files.contents.keys() - named:
+    for digest in sorted(files.contents.keys() - named):
         why = "the report names no file with that SHA-256"
         yield _checked(f"file {digest}", "this file is the report's", False, why)
     release = report["release"] or {"name": "RELEASE", "sha256": None}
@@ -93,8 +91,8 @@ def recheck(report: Plain, files: Files) -> Iterator[Plain]:
             why = f"not of {', '.join(left)}, which nobody may have asked for"
             words = "the report speaks of all its enclaves"
             yield _checked(f"release {release['name']}", words, None if left else True, why)
-    counts = ((len(report[part]), part) for part in ("sources", "toolchain", "steps"))
-    parts = ", ".join(f"{part}: {count}" for count, part in counts if count)
+    made = [part for part in ("sources", "toolchain", "steps") if report[part]]
+    parts = ", ".join(f"{part}: {len(report[part])}" for part in made)
     if parts or report["build"] == "here":
         words = f"the unsigned enclaves came out of this build ({parts or 'not described'})"
         why = f"needs a build of your own: sgx-enclaves verify-release {release['name']}"

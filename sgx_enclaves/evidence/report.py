@@ -144,9 +144,7 @@ def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
 
 
 def _packaged(result: Plain) -> Iterator[Plain]:
-    for item in result["enclaves"]:
-        if item["outcome"] is None:
-            continue
+    for item in (enclave for enclave in result["enclaves"] if enclave["outcome"] is not None):
         path = item["path"]
         known = {"package": basename(result["file"]), "path": path, "version": version_of(path)}
         name = item["name"] or basename(path).partition(".")[0]

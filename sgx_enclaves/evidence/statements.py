@@ -149,9 +149,8 @@ def _sha(digest: str) -> dict[str, str]:
 
 
 def statements_of_record(plain: Mapping[str, Any], *, builder: str) -> list[Plain]:
-    """The same of a build's record, as the hub gives it, with more around it.
-
-    An AttestationError if the build has other packages now; a RecordError if it is malformed.
+    """The same of a build's record, as the hub gives it, with more around it; a RecordError if it
+    is malformed, an AttestationError if the build has other packages now.
     """
     if (found := plain.get("outdated")) is not None:
         message = "the record is not of the build as it is now"
@@ -177,9 +176,8 @@ def attestation(envelopes: Iterable[Envelope], key: Optional[Key], signer: Signe
 
 
 def read_bundle(data: bytes, file: str, *, bare: bool = False) -> list[Envelope]:
-    """The envelopes of a bundle, one a line, or one in any layout; else an AttestationError.
-
-    `bare`: a line may also be a statement without an envelope.
+    """The envelopes of a bundle, one a line, or one in any layout; else an AttestationError. If it
+    is `bare`, a line may also be a statement without an envelope.
     """
     lines = [line for line in data.splitlines() if line.strip()]
     if not lines:
