@@ -310,19 +310,10 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    calls = (
-        known_signer,
-        build_words,
-        reproducible_words,
-        counted,
-        forms.reasons,
-        some,
-        bars,
-        strip,
-    )
-    environment.globals.update({function.__name__: function for function in calls})
+    own = (build_words, reproducible_words, counted, bars, strip)
+    called = {function.__name__: function for function in (*own, forms.reasons, known_signer, some)}
     facts = {"version": __version__, "sigstruct": sigstruct, "added": metadata.PAGE_ATTR_NAMES}
-    environment.globals.update(facts, origins=list(Origin))
+    environment.globals.update(called, **facts, origins=list(Origin))
     # What a mapping lacks is no value at all to jinja2, and an empty text.
     environment.filters.update(
         cell=lambda text: _MARKDOWN.sub(r"\\\1", printable(text)),

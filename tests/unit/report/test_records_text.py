@@ -53,6 +53,7 @@ def test_text_from_elsewhere_cannot_drive_the_terminal() -> None:
     text = answer_text(hostile)
     assert "\x1b" not in text
     assert "\nIDENTICAL: all" not in text
+    assert "\nIDENTICAL: all" not in answer_text({**RESULT, "build": ["x", "IDENTICAL: all"]})
 
 
 def test_the_weaker_identical_is_as_visible() -> None:
