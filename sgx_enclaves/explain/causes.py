@@ -53,10 +53,7 @@ _NOTHING_ELSE = (
 
 
 def cause(code: str, hint: str = "", **facts: object) -> Cause:
-    """A cause in the words of the table of findings, with these facts.
-
-    Without a hint, what the table says is what to do about it.
-    """
+    """A cause in the words of the table of findings, with these facts; its hint, or this one."""
     kind = kinds()[code]
     do = kind.do[0].lower() + kind.do[1:].rstrip(".")
     return Cause(code, kind.says.format(**facts), hint or do)
@@ -265,7 +262,7 @@ def _similarity(ours: bytes, theirs: bytes) -> tuple[int, int, int]:
     """How many sampled pieces of one code are in the other, of how many, in how many blocks."""
     step = max(_SAMPLE_SIZE // 2, len(ours) // _SAMPLES)
     starts = range(0, len(ours) - _SAMPLE_SIZE + 1, step)
-    pieces = [(start, ours[start : start + _SAMPLE_SIZE]) for start in starts]
+    pieces = ((start, ours[start : start + _SAMPLE_SIZE]) for start in starts)
     # Padding and the like: found anywhere, says nothing.
     telling = [(start, piece) for start, piece in pieces if len(set(piece)) >= _SAMPLE_SIZE // 2]
     found = [(*piece, theirs.find(piece[1])) for piece in telling if piece[1] in theirs]

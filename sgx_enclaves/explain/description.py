@@ -61,9 +61,8 @@ def describe_file(
         # Imported before the fork, so that each child has it.
         import elftools.elf.elffile  # noqa: F401, PLC0415
     except ImportError:
-        return Description(
-            problems=(f"{what}: install the Python library pyelftools (python3-pyelftools)",)
-        )
+        hint = "install the Python library pyelftools (python3-pyelftools)"
+        return Description(problems=(f"{what}: {hint}",))
     try:
         answer = in_child(lambda: _described(data, wanted), what=what, seconds=seconds)
     except SgxEnclavesError as error:

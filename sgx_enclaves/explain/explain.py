@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Explain why a vendor's file is not our build plus a signature.
+"""Explain why a vendor's file is not our build plus a signature: what differs, and likely causes.
 
-Lists the differing ranges with what they are, and names likely causes. It
-decides nothing: the verdict stands before anything is explained. The vendor's
-file may be hostile; what cannot be read of it is left out.
+Decides nothing: the verdict stands before anything is explained. The vendor's file may be
+hostile; what cannot be read of it is left out.
 """
 
 from __future__ import annotations

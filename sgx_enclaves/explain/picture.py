@@ -162,11 +162,9 @@ def _disassembled(program: str, data: bytes, start: int, shown: int, end: int) -
         os.write(file, data)
         command = [program, "--disassemble", "--wide", "--no-show-raw-insn", *bounds]
         return subprocess.run(  # noqa: S603 - the distribution's own, with paths of ours
-            [*command, f"/proc/self/fd/{file}"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(file,),
+            [*command, "/proc/self/fd/0"],
+            stdin=file,
+            capture_output=True,
             timeout=_SECONDS,
             check=False,
         ).stdout[: 4 * MIB]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import builtins
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from sgx_enclaves.enclave.elf_headers import SHT_NOTE
 from sgx_enclaves.explain import description
 from sgx_enclaves.explain.description import describe_file
 from sgx_enclaves.explain.file_map import Side
 from tests.enclaves.compiled import build_enclaves, have_toolchain, variant_file
-from tests.enclaves.synthetic import Enclave, build, small_enclave
+from tests.enclaves.synthetic import Enclave, SectionHeader, build, small_enclave
 from tests.support.signed import signed_enclave
 from tests.unit.explain.explaining import Case, codes, message
 
@@ -105,6 +107,14 @@ def test_without_pyelftools_a_verdict_is_the_same_and_says_so(
         (d.start, d.end, d.section) for d in before.explanation.differences
     ]
     assert "python3-pyelftools" in message(after.explanation, "not-described")
+
+
+def test_a_note_that_is_not_gnus_is_none_of_its_properties() -> None:
+    section = SectionHeader(name=".note.other", sh_type=SHT_NOTE, sh_addralign=4)
+    note = struct.pack("<III", 4, 4, 5) + b"ABC\0" + bytes(4)
+    found = describe_file(build(Enclave(extra_sections=((section, note * 2),))).data, "other")
+    assert found.problems == ()
+    assert (found.build_id, found.features) == (None, ())
 
 
 def test_an_identical_file_is_never_described(tmp_path: Path) -> None:
