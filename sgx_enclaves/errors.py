@@ -2,7 +2,7 @@
 """The exceptions of the core: one tree, each message complete in itself.
 
 An error is a reason why something could not be decided or done. "The payloads
-differ" is not an error, it is a verdict (see `sgx_enclaves.explain`).
+differ" is not an error, it is a verdict (see `enclave.verdict`).
 """
 
 from __future__ import annotations
