@@ -22,12 +22,11 @@ from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
 from sgx_enclaves.rpm.payload import SharedOpener, installed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.references import PackageReference, neighbours_among
-from sgx_enclaves_rpmlint.options import Options, installed_packages, references_for
+from sgx_enclaves_rpmlint.options import Options, references_for
 from sgx_enclaves_rpmlint.session import (
     FAILED,
     NotedPackage,
     Output,
-    Query,
     Report,
     failed,
     id_of,
@@ -43,7 +42,6 @@ def judged(
     waiting: Sequence[NotedPackage],
     subjects: Sequence[NotedPackage],
     table: object,
-    query: Optional[Query],
     output: Output,
 ) -> Iterator[Report]:
     """All findings about some of the packages, whose enclaves' are then withdrawn if verified."""
@@ -51,7 +49,7 @@ def judged(
     namesakes = Counter((subject.name, subject.arch) for subject in subjects)
     with contextlib.closing(SharedOpener()) as opener:
         beside = _read_first([s.file for s in subjects if s.suspect and not s.installed], opener)
-        references, neighbours = references_for(beside, options, query or installed_packages)
+        references, neighbours = references_for(beside, options)
         for problem in options.problems:
             yield report(waiting[0], "sgx-enclave-configuration", problem)
         for subject in waiting:

@@ -28,7 +28,6 @@ from sgx_enclaves.rpm.references import (
     never_a_reference,
     open_reference,
 )
-from sgx_enclaves_rpmlint.session import Query
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
 _KEYS = frozenset(
@@ -164,7 +163,7 @@ def _key_of(path: str) -> str:
 
 
 def installed_packages(provide: str) -> list[tuple[str, bytes]]:
-    """All installed packages that provide something and may be references; see `Query`."""
+    """Name, for messages, and header of installed packages that provide something."""
     rpm = librpm()
     try:
         headers = list(rpm.TransactionSet().dbMatch("providename", provide))
@@ -198,10 +197,10 @@ class _Found:
 
 
 def references_for(
-    beside: tuple[PackageReference, ...], options: Options, query: Query
+    beside: tuple[PackageReference, ...], options: Options
 ) -> tuple[tuple[Reference, ...], Neighbours]:
     """What is trusted, and what is asked besides."""
-    asked = functools.lru_cache(query)
+    asked = functools.lru_cache(installed_packages)
 
     def in_database(path: str) -> list[tuple[str, bytes]]:
         return asked(f"sgx-enclave({_key_of(path)}{REPRODUCIBLE}")

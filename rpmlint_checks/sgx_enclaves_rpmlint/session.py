@@ -17,7 +17,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves import findings
 from sgx_enclaves.findings import FindingKind
@@ -31,8 +31,6 @@ LintPackage = Any
 # Its `Filter`: badness, blocked_filters, error_details, printed_messages, results, score and
 # add_info().
 Output = Any
-# Packages that provide something: name for messages, and header as the RPM database has it.
-Query = Callable[[str], list[tuple[str, bytes]]]
 
 
 @record
@@ -159,15 +157,14 @@ def report(package: Any, code: str, cause: str, file: str = "", *rest: str) -> R
 
 
 class Session:
-    """The check, apart from rpmlint; without a `query`, it asks the RPM database.
+    """The check, apart from rpmlint.
 
     Describes our findings, and puts the errors out of reach of a package's rpmlintrc.
     """
 
-    def __init__(self, table: object, output: Output, query: Optional[Query] = None) -> None:
+    def __init__(self, table: object, output: Output) -> None:
         self._table = table
         self._output = output
-        self._query = query
         self._subjects: dict[tuple[str, bool], NotedPackage] = {}
         self._judged: set[tuple[str, bool]] = set()
         for id_, kind in kinds().items():
@@ -200,7 +197,7 @@ class Session:
             from sgx_enclaves_rpmlint.judge import judged  # noqa: PLC0415
 
             subjects = list(self._subjects.values())
-            for found in judged(suspects, subjects, self._table, self._query, self._output):
+            for found in judged(suspects, subjects, self._table, self._output):
                 self._emit(found)
         except Exception as error:
             for subject in suspects:

@@ -42,10 +42,9 @@ _NUMBERS = {
     **{"PAYLOADSIZE": 5112, "PAYLOADSIZEALT": 5113},
     **{"PAYLOADSHA512": 5121, "PAYLOADSHA512ALT": 5122},
     **{"PAYLOADSHA3_256": 5123, "PAYLOADSHA3_256ALT": 5124},
+    **{"SHA3_256HEADER": 279, "OPENPGP": 278},
     # Of the signature header, where numbers have other meanings.
     **{"SIGNATURE_SIZE": 1000, "SIGNATURE_LONGSIZE": 270},
-    **{"SHA3_256HEADER": 279, "SHA256HEADER": 273, "SHA1HEADER": 269},
-    **{"OPENPGP": 278, "RSAHEADER": 268, "DSAHEADER": 267},
 }
 Value = TypeVar("Value", int, str)
 
@@ -122,7 +121,7 @@ class Header:
     @property
     def signatures(self) -> Mapping[int, Any]:
         """The OpenPGP signatures in it, good or not, by tag."""
-        numbers = (_NUMBERS[tag] for tag in ("RSAHEADER", "DSAHEADER", "OPENPGP"))
+        numbers = map(_number, ("RSAHEADER", "DSAHEADER", "OPENPGP"))
         return {number: self.parsed[number] for number in numbers if number in self.parsed}
 
     def all(self, tag: str, kind: type[Value]) -> tuple[Value, ...]:

@@ -24,15 +24,12 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
     UnsupportedError,
 )
-from sgx_enclaves.files import DigestedStream, system_errors
+from sgx_enclaves.files import PACKED, DigestedStream, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
 from sgx_enclaves.rpm.librpm import FILE_HEAD, KINDS, Header, PackageFile, Unpacker
 from sgx_enclaves.rpm.reader import Package, open_package
 
-_PACKED = {
-    **{"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0"},
-    **{"lzma": b"\x5d\0\0", "zstd": b"\x28\xb5\x2f\xfd"},
-}
+_PACKED = {**PACKED, "bzip2": b"BZh", "lzma": b"\x5d\0\0"}
 # Digests of the payload as it was packed, and with ALT behind the name of it unpacked;
 # the first one's algorithm is in the header.
 _DIGESTS = {"PAYLOADDIGEST": None, "PAYLOADSHA512": "sha512", "PAYLOADSHA3_256": "sha3_256"}

@@ -21,7 +21,7 @@ from sgx_enclaves.rpm.scan import ScanSettings, scan_one
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, cpio_of, link, write_rpm
-from tests.unit.rpmlint.test_session import LIFTED, Output, Pkg
+from tests.unit.rpmlint.test_session import DATABASE, LIFTED, Output, Pkg
 
 CASE = signed_enclave("2.25")
 BASE = f"{ENCLAVE_FOLDER}libsgx_pce.signed.so"
@@ -54,6 +54,11 @@ def packed_as(files: tuple[RpmFile, ...]) -> bytes:
     return write_rpm(HONEST, payload=gzip.compress(cpio_of(files)))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DATABASE, lambda _provide: [])
+
+
 @pytest.fixture(name="reference")
 def _reference(tmp_path: Path) -> str:
     folder = tmp_path / "reference"
@@ -82,7 +87,7 @@ def says_scan(path: str, reference: str) -> bool:
 def says_rpmlint(path: str, reference: str) -> bool:
     output = Output()
     table = {"reference": reference, "signers": {"pce": mrsigner(vendor_key())}, **LIFTED}
-    session = Session(table, output, lambda _provide: [])
+    session = Session(table, output)
     session.note(Pkg(path))
     session.conclude()
     return not any(level == "E" for level, _id, _details in output.found)

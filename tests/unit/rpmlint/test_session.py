@@ -108,6 +108,10 @@ class Pkg:
         return self.folder
 
 
+# What asks the RPM database.
+DATABASE = "sgx_enclaves_rpmlint.options.installed_packages"
+
+
 class Bench:
     """Writes packages and runs a session over them."""
 
@@ -139,11 +143,16 @@ class Bench:
             **LIFTED,
             **table,
         }
-        session = Session(options, output, lambda _provide: [])
+        session = Session(options, output)
         for package in packages:
             session.note(package if isinstance(package, Pkg) else Pkg(package))
         session.conclude()
         return output
+
+
+@pytest.fixture(autouse=True)
+def _nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DATABASE, lambda _provide: [])
 
 
 @pytest.fixture(name="bench")
@@ -595,7 +604,7 @@ def test_a_broken_place_does_not_hide_a_good_one(bench: Bench) -> None:
     assert bench.run(bench.rpm(CASE.signed), reference=places).ids == VERIFIED
 
 
-def test_what_nobody_expected_is_a_finding(bench: Bench) -> None:
+def test_what_nobody_expected_is_a_finding(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     output = bench.run(Pkg("x", provides=(1, 2)))
     assert output.ids == ["sgx-enclave-check-failed"]
     reported = Output()
@@ -603,7 +612,8 @@ def test_what_nobody_expected_is_a_finding(bench: Bench) -> None:
     def fail(_provide: str) -> list[Any]:
         raise RuntimeError("no database")
 
-    broken = Session({}, reported, fail)
+    monkeypatch.setattr(DATABASE, fail)
+    broken = Session({}, reported)
     broken.note(Pkg(bench.rpm(CASE.signed)))
     broken.conclude()
     assert [found[:2] for found in reported.found] == [("E", "sgx-enclave-check-failed")]
@@ -730,7 +740,7 @@ def test_a_package_that_is_named_twice_is_judged_once(bench: Bench) -> None:
     """rpmlint's last package may come twice; what came before it is still a neighbour."""
     output = Output()
     table = {"signers": {"pce": mrsigner(vendor_key())}, **LIFTED}
-    session = Session(table, output, lambda _provide: [])
+    session = Session(table, output)
     session.note(unsigned_rpm(bench))
     signed = Pkg(bench.rpm(CASE.signed))
     for _ in range(2):
@@ -785,7 +795,7 @@ def test_what_rpmlint_unpacked_may_be_gone_at_the_end(bench: Bench) -> None:
         "signers": {"pce": mrsigner(vendor_key())},
         **LIFTED,
     }
-    session = Session(table, output, lambda _provide: [])
+    session = Session(table, output)
     session.note(package)
     shutil.rmtree(package.folder)
     session.conclude()
@@ -807,7 +817,7 @@ def header_of(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("signature", [None, b"garbage", b"\x89\x02\x33\x04\0\x01\x08" + bytes(50)])
 def test_what_is_installed_is_trusted_only_for_a_signature_that_holds(
-    bench: Bench, signature: Optional[bytes]
+    bench: Bench, signature: Optional[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """rpm installs packages that nobody has signed, and that claim it."""
     files = {bench.folder / "libsgx_pce.so": CASE.built, bench.folder / "config.xml": CASE.config}
@@ -824,7 +834,8 @@ def test_what_is_installed_is_trusted_only_for_a_signature_that_holds(
     ):
         output = Output()
         table = {"signers": {"pce": mrsigner(vendor_key())}, **LIFTED, "neighbours": neighbours}
-        session = Session(table, output, lambda _provide: [("installed x", whole.unload())])
+        monkeypatch.setattr(DATABASE, lambda _provide: [("installed x", whole.unload())])
+        session = Session(table, output)
         session.note(package)
         session.conclude()
         assert output.ids == expected, output.found
@@ -872,7 +883,7 @@ def test_findings_that_look_alike_are_not_withdrawn(bench: Bench) -> None:
             **LIFTED,
             "quiet": ["statically-linked-binary"],
         }
-        session = Session(table, output, lambda _provide: [])
+        session = Session(table, output)
         for package in packages:
             session.note(package)
         session.conclude()
@@ -897,7 +908,7 @@ def test_an_unsigned_enclave_is_quietened_if_it_is_one(
     subject = Pkg(str(package), provides=provided(("pce:unsigned", "2.25")))
     line = f"{subject.name}.x86_64: E: statically-linked-binary {path}"
     output = Output(results=[line], printed_messages={"E": 1}, score=1)
-    session = Session({"quiet": ["statically-linked-binary"]}, output, lambda _provide: [])
+    session = Session({"quiet": ["statically-linked-binary"]}, output)
     session.note(subject)
     session.conclude()
     assert output.results == ([line] if stays else []), output.found
