@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -59,7 +58,7 @@ def stamp_of(path: str) -> str:
     """What changes with a file: size, times, inode and first bytes; empty when it is not there."""
     try:
         with open(path if os.path.isfile(path) else os.devnull, "rb") as stream:
-            head = hashlib.sha256(stream.read(_HEAD)).hexdigest()
+            head = sha256_of(stream.read(_HEAD))
         status = os.stat(path)
     except OSError:
         return ""
@@ -73,7 +72,7 @@ def stamps_below(path: str) -> str:
     for parent, folders, names in os.walk(path):
         folders.sort()
         files += [os.path.join(parent, name) for name in sorted(names)]
-    return hashlib.sha256(repr([(file, stamp_of(file)) for file in files]).encode()).hexdigest()
+    return sha256_of(repr([(file, stamp_of(file)) for file in files]).encode())
 
 
 class ScanState:
@@ -299,8 +298,7 @@ def scan_one(settings: ScanSettings, target: Target) -> Scanned:
         with contextlib.suppress(SgxEnclavesError), open_package(path) as (package, _stream):
             if not may_carry_enclaves(package):
                 return path, None
-    given = (settings.references, settings.beside, settings.neighbours)
-    references, neighbours = _opened(*given)
+    references, neighbours = _opened(settings.references, settings.beside, settings.neighbours)
     result = settings.check(path, references, neighbours=neighbours)
     if listing is not None:
         result = replace(result, findings=(*result.findings, *_not_as_listed(path, listing)))
