@@ -11,12 +11,13 @@ What was found in a file is remembered as long as it is the same file on disk.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO, Optional, TypeVar
+from typing import Any, Optional, TypeVar
 
 from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import PackageError, SgxEnclavesError
@@ -33,7 +34,7 @@ from sgx_enclaves.rpm.enclaves import (
 )
 from sgx_enclaves.rpm.payload import packed
 from sgx_enclaves.rpm.presence import contains_signed_enclaves
-from sgx_enclaves.rpm.reader import Package, open_package
+from sgx_enclaves.rpm.reader import open_package
 
 T = TypeVar("T")
 # nothing of it is held, and debug information of browsers is large
@@ -102,23 +103,13 @@ def _read_reasons(path: str) -> tuple[bool, bool]:
     with open_package(path) as (package, stream):
         if may_carry_enclaves(package):
             return True, False
-        if not _unpacks_to_metadata(package, stream):
-            return False, False
+        compressor = package.header.one("PAYLOADCOMPRESSOR", str)
+        # takes a tenth of what it takes to read the payload as an archive, in a process of its own
+        with contextlib.suppress(SgxEnclavesError):
+            if not mention_metadata(unpack(stream, path, _SEARCHED, compressor)):
+                return False, False
     signed, embedded = _remembered(_held, path)
     return bool(signed), bool(embedded)
-
-
-def _unpacks_to_metadata(package: Package, stream: BinaryIO) -> bool:
-    """Whether the words that mark SGX metadata are in the payload, or it cannot be unpacked.
-
-    Takes a tenth of what it takes to read the payload as an archive, in a process of its own.
-    """
-    stream.seek(package.payload_start)
-    compressor = package.header.one("PAYLOADCOMPRESSOR", str)
-    try:
-        return mention_metadata(unpack(stream, package.file, _SEARCHED, compressor))
-    except SgxEnclavesError:
-        return True
 
 
 def _remembered(look: Callable[[str], T], path: str) -> T:
@@ -153,13 +144,14 @@ def claims_signed_enclaves(path: str) -> bool:
 
 def inspect_package(file: BuildFile) -> PackageFacts:
     """What one package holds; never raises for what is wrong with it."""
-    copies = tuple(_digested(*copy) for copy in file.copies)
-    facts = replace(_digested(file.name, file.path), copies=copies)
-    if facts.problem is not None:
-        return facts
+    facts = PackageFacts(file.name, None, copies=tuple(_digested(*copy) for copy in file.copies))
     try:
+        facts = replace(facts, digests=rpm_digests(file.path))
         with open_package(file.path) as (package, _stream):
-            _require_name(package, file.name)
+            own = f"{package.name}-{package.version}-{package.release}.{package.arch}.rpm"
+            if own != file.name:
+                message = "the package in the file is another one than the build system says"
+                raise PackageError(message, file=file.path, expected=file.name, found=own)
             named = set(package.header.all("PROVIDENAME", str))
         provides = sorted(p for p in named if contains_signed_enclaves((p,), ()))
         facts = replace(facts, provides=tuple(provides))
@@ -197,17 +189,6 @@ def _counts_as_signed(enclave: PackedEnclave) -> bool:
     if enclave.problem is not None and is_enclave(enclave.data):
         return True
     return enclave.signed or contains_signed_enclaves((), enclave.names)
-
-
-def _require_name(package: Package, name: str) -> None:
-    own = f"{package.name}-{package.version}-{package.release}.{package.arch}.rpm"
-    if own != name:
-        raise PackageError(
-            "the package in the file is another one than the build system says",
-            file=package.file,
-            expected=name,
-            found=own,
-        )
 
 
 @dataclass(frozen=True)

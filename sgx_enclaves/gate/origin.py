@@ -114,7 +114,7 @@ def judge_origin(
     )
     if others:
         opened.append(f"the source package's other files ({some(others)})")
-    against = [*_made_elsewhere(history), *_other_sources(history, artifacts)]
+    against = list(_from_elsewhere(history, artifacts))
     if package is not None and lock is not None:
         unlike = list(_unlike_lock(package, lock))
         proved += [] if unlike else ["its buildroot is the pinned one, package by package"]
@@ -141,7 +141,7 @@ def _objection(code: str, message: str, expected: str, found: str) -> Finding:
     return unverifiable(code, message, expected=expected, found=found, hint=_NEXT)
 
 
-def _made_elsewhere(history: BuildHistory) -> Iterator[Finding]:
+def _from_elsewhere(history: BuildHistory, artifacts: Iterable[Artifact]) -> Iterator[Finding]:
     if history.task_id is None or history.method != "build" or history.generator is not None:
         who = f"task {history.task_id} of method {history.method}"
         if history.generator is not None:
@@ -162,9 +162,6 @@ def _made_elsewhere(history: BuildHistory) -> Iterator[Finding]:
             "a buildroot of a buildArch task of that build",
             f"buildroot {package.buildroot}, task of method {package.method}",
         )
-
-
-def _other_sources(history: BuildHistory, artifacts: Iterable[Artifact]) -> Iterator[Finding]:
     files = history.source_files
     missing = [
         artifact.filename

@@ -47,17 +47,14 @@ def release_of(catalogue: Catalogue, paths: Sequence[str]) -> Release:
     The paths end with a version, as `libsgx_pce.signed.so.1.25.100.1`; one without fits no release.
     A CatalogueError if no release fits, or several.
     """
-
-    def fits(release: Release, path: str) -> bool:
-        enclave, version = enclave_at(release, path), version_of(path)
-        known = enclave.so_version if enclave is not None else None
-        return known is not None and known.value == version
-
-    found = [
-        release
-        for release in catalogue.releases.values()
-        if paths and all(fits(release, path) for path in paths)
-    ]
+    named = {(stem_of(path), version_of(path)) for path in paths}
+    found = []
+    for release in catalogue.releases.values():
+        versions = {
+            (f"libsgx_{e.file}", e.so_version.value) for e in release.enclaves if e.so_version
+        }
+        if named and named <= versions:
+            found.append(release)
     if len(found) != 1:
         raise CatalogueError(
             "the build's signed enclaves do not say which release they are of",
@@ -133,14 +130,12 @@ def compared_files(
     whole = (result.verdict, verdict.outcome, findings)
     vendor = _file_verdict(result.name, None, enclave.signed_file, *whole)
     files = [vendor]
-    cause = None if (built / unsigned_name(enclave.file)).exists() else vendor.subject.cause
     for name, path in packages.items():
-        for file in package_subjects(path, name, release, enclave, built):
-            subject = file.subject
-            if cause is not None and subject.verdict != Outcome.IDENTICAL.value:
-                subject = replace(subject, cause=cause)
-            files.append(replace(file, subject=subject))
-    return files
+        files += package_subjects(path, name, release, enclave, built)
+    if (built / unsigned_name(enclave.file)).exists():
+        return files
+    cause = vendor.subject.cause
+    return [replace(file, subject=replace(file.subject, cause=cause)) for file in files]
 
 
 def package_subjects(
