@@ -347,7 +347,13 @@ def test_what_counts_is_shown_and_whether_it_is_of_the_build_as_it_is(ready: Fak
     assert "not complete any more: DELETED" in found["outdated"]
 
 
-LOCK = {"buildroot": {"rpms": [{"name": "gcc"}, {"name": "make"}]}, "config": {}}
+def lock_of(*names: str) -> dict[str, Any]:
+    words = ("arch", "version", "release", "epoch", "sigmd5", "signature", "license", "url")
+    rpms = [{"name": name, **dict.fromkeys(words, "x")} for name in names]
+    return {"version": "1.1.0", "buildroot": {"rpms": rpms}, "config": {}}
+
+
+LOCK = lock_of("gcc", "make")
 
 
 def finished(hub: FakeHub, *locks: Any, verdict: str = "identical") -> None:
@@ -366,7 +372,7 @@ def finished(hub: FakeHub, *locks: Any, verdict: str = "identical") -> None:
 
 def test_a_lock_is_made_from_a_verification(ready: FakeHub) -> None:
     assert getSgxLock("sgx-1") is None
-    finished(ready, LOCK, {**LOCK, "buildroot": {"rpms": LOCK["buildroot"]["rpms"][::-1]}})
+    finished(ready, LOCK, lock_of("make", "gcc"))
     made = setSgxLock(TASK)
     assert made["release"] == "sgx-1"
     assert json.loads(made["lock"]) == LOCK
@@ -378,10 +384,13 @@ def test_a_lock_is_made_from_a_verification(ready: FakeHub) -> None:
 @pytest.mark.parametrize(
     ("locks", "verdict", "reason"),
     [
-        ([LOCK, {"buildroot": {"rpms": [{"name": "gcc"}]}}], "identical", "one and the same"),
+        ([LOCK, lock_of("gcc")], "identical", "one and the same"),
         ([], "identical", "one and the same"),
-        ([{"buildroot": {"rpms": []}}], "identical", "names no packages"),
-        ([[]], "identical", "names no packages"),
+        ([lock_of()], "identical", "names no packages"),
+        ([lock_of("gcc", "gcc")], "identical", "has gcc-x:x-x.x twice"),
+        ([{**LOCK, "version": "2.0.0"}], "identical", "another major version"),
+        ([{**LOCK, "buildroot": {"rpms": [{"name": "gcc"}]}}], "identical", "does not fit"),
+        ([[]], "identical", "its version is no version"),
         ([LOCK], "differs", "is no verification that proved anything"),
         ([LOCK], "unverifiable", "is no verification that proved anything"),
     ],
