@@ -10,7 +10,6 @@ import koji
 from koji.context import context
 from koji.plugin import export
 from kojihub import get_tag
-from kojihub.db import QueryProcessor
 
 from sgx_enclaves import __version__
 from sgx_enclaves.errors import SgxEnclavesError
@@ -20,7 +19,7 @@ from sgx_enclaves.plain import some
 from .config import settings
 from .gate import MARK, attested, rules_of_tag
 from .hub_api import koji_errors
-from .store import column
+from .store import column, rows
 from .tasks import PERMISSION, distrust
 
 TABLES = ("sgx_verification", "sgx_former_tag_name", "sgx_lock")
@@ -119,7 +118,7 @@ def _build_tags() -> _Checks:
 def _gates() -> _Checks:
     marked = column("tag_id", "tag_extra", "key = %(mark)s AND active", mark=MARK)
     renamed = column("tag_id", "sgx_former_tag_name")
-    tags = QueryProcessor(tables=["tag"], columns=["id", "name"]).execute()
+    tags = rows(["id", "name"], "tag")
     named = (tag["id"] for tag in tags if settings().rule_for(tag["name"]))
     gated = 0
     for tag in filter(None, map(get_tag, sorted({*marked, *renamed, *named}))):

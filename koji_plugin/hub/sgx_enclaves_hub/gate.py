@@ -84,7 +84,7 @@ def gate_tagging(cbtype: str, *, tag: Any, build: Any, user: Any, **_: Any) -> N
             rules = rules_of_tag(tag)
             if not rules:
                 return
-            hub_api.lock_build(build["id"])
+            store.lock_build(build["id"])
             build = get_build(build["id"], strict=True)
             nvr = build["nvr"]
             decision, said = judge(build, rules)
@@ -124,7 +124,7 @@ def guard_import(cbtype: str, *, type: str, **info: Any) -> None:
     if type != "rpm" or not build or not build.get("id"):
         return
     # Whoever tags this build now is waited for, and seen.
-    hub_api.lock_build(build["id"])
+    store.lock_build(build["id"])
     clauses = ("build_id = %(build_id)s", "active = TRUE")
     ids = store.column("tag_id", "tag_listing", *clauses, build_id=build["id"])
     tags = [get_tag(number, strict=True) for number in ids]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What we ask of Koji's hub: the caller, its task, the clock, locks and messages.
+"""What we ask of Koji's hub: the caller, its task, the clock and messages.
 
 Koji releases differ, and nowhere else is a version asked for:
 
@@ -29,7 +29,6 @@ import koji.tasks
 from koji.context import context
 from koji.plugin import callback, ignore_error
 from kojihub import Task
-from kojihub.db import QueryProcessor
 
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
 
@@ -90,17 +89,6 @@ def task_request(task_id: int) -> tuple[str, dict[str, Any]]:
     """Method and named parameters of a task."""
     info = Task(task_id).getInfo(strict=True, request=True)
     return info["method"], koji.tasks.parse_task_params(info["method"], info["request"])
-
-
-def lock_build(build_id: int) -> None:
-    """Lock a build's row until the transaction ends, against imports and tagging meanwhile."""
-    QueryProcessor(
-        tables=["build"],
-        columns=["id"],
-        clauses=["id = %(build_id)s"],
-        values={"build_id": build_id},
-        opts={"rowlock": True},
-    ).execute()
 
 
 def announce_refusal(**about: Any) -> None:

@@ -23,13 +23,17 @@ from sgx_enclaves.gate.record import Record, record_from_json
 
 TABLE = "sgx_verification"
 _INDEXED = ("build_id", "task_id", "release", "origin", "verdict", "reproducible")
-_SUMMARY = {
-    **{name: f"{TABLE}.{name}" for name in ("id", "host_id", *_INDEXED, "packages")},
-    "state": "build.state",
-    "create_ts": f"date_part('epoch', {TABLE}.create_time)",
-    "nvr": "package.name || '-' || build.version || '-' || build.release",
-    "enclaves": "record::jsonb -> 'enclaves'",
-}
+_SUMMARY = (
+    *(f"{TABLE}.{name} AS {name}" for name in ("id", "host_id", *_INDEXED, "packages")),
+    "build.state AS state",
+    f"date_part('epoch', {TABLE}.create_time) AS create_ts",
+    "package.name || '-' || build.version || '-' || build.release AS nvr",
+    "record::jsonb -> 'enclaves' AS enclaves",
+)
+# What they are of.
+_BUILDS = (
+    f"{TABLE} JOIN build ON build.id = {TABLE}.build_id JOIN package ON package.id = build.pkg_id"
+)
 # Filter to its condition.
 _CLAUSES = {
     "build": "sgx_verification.build_id = %(build)s",
@@ -38,17 +42,36 @@ _CLAUSES = {
     " (SELECT build_id FROM tag_listing WHERE tag_id = %(tag)s AND active = TRUE)",
     "enclaves": "(record::jsonb -> 'enclaves') @> %(enclaves)s::jsonb",
 }
-_LOCK = ("id", "release", "sha256", "task_id", "lock")
+_LOCK = (
+    *("id", "release", "sha256", "task_id", "lock"),
+    "date_part('epoch', create_time) AS create_ts",
+)
 # Older ones than these decide nothing: see `records_of`.
 _MOST_RECORDS = 20
 
 
-def column(column: str, table: str, *clauses: str, **values: Any) -> list[Any]:
-    """What is in one column, each value once, sorted; joins stand in `table`."""
-    rows = QueryProcessor(
-        tables=[table], columns=[column], aliases=["it"], clauses=clauses, values=values
+def rows(columns: Iterable[str], table: str, *clauses: str, opts: Any = None, **values: Any) -> Any:
+    """What a query gives, as mappings; joins stand in `table`, names of columns behind AS."""
+    named = {text.rpartition(" AS ")[2]: text.partition(" AS ")[0] for text in columns}
+    return QueryProcessor(
+        tables=[table],
+        columns=[*named.values()],
+        aliases=[*named],
+        clauses=[*clauses],
+        values=values,
+        opts=opts or {},
     ).execute()
-    return sorted({row["it"] for row in rows})
+
+
+def column(column: str, table: str, *clauses: str, **values: Any) -> list[Any]:
+    """What is in one column, each value once, sorted."""
+    found = rows([f"{column} AS it"], table, *clauses, **values)
+    return sorted({row["it"] for row in found})
+
+
+def lock_build(build_id: int) -> None:
+    """Lock a build's row until the transaction ends, against imports and tagging meanwhile."""
+    rows(["id"], "build", "id = %(build_id)s", build_id=build_id, opts={"rowlock": True})
 
 
 def put(record: Record, host_id: int) -> int:
@@ -66,14 +89,9 @@ def put(record: Record, host_id: int) -> int:
 def packages_of(builds: Iterable[int]) -> dict[int, str]:
     """Build to a digest of its binary packages' names and checksums in the database."""
     words = ("name", "version", "release", "arch", "payloadhash")
-    rows = QueryProcessor(
-        tables=["rpminfo"],
-        columns=["build_id", *words],
-        clauses=["build_id IN %(builds)s", "arch NOT IN ('src', 'nosrc')"],
-        values={"builds": (*builds, 0)},
-    ).execute()
+    clauses = ("build_id IN %(builds)s", "arch NOT IN ('src', 'nosrc')")
     found: dict[int, list[str]] = {}
-    for row in rows:
+    for row in rows(["build_id", *words], "rpminfo", *clauses, builds=(*builds, 0)):
         found.setdefault(row["build_id"], []).append(" ".join(str(row[word]) for word in words))
     return {build: sha256_of("\n".join(sorted(lines)).encode()) for build, lines in found.items()}
 
@@ -92,17 +110,13 @@ def records_of(build_id: int) -> list[dict[str, Any]]:
     """The newest records of a build that decided something, or the newest one if none has: rows
     with id, host_id, what `packages_of` said then, and the `Record`.
     """
-    rows: list[dict[str, Any]] = []
+    columns = ("id", "host_id", "packages", "record")
+    found: list[dict[str, Any]] = []
     for more, most in ((["verdict IN ('identical', 'differs')"], _MOST_RECORDS), ([], 1)):
-        if not rows:
-            rows = QueryProcessor(
-                tables=[TABLE],
-                columns=["id", "host_id", "packages", "record"],
-                clauses=["build_id = %(build_id)s", *more],
-                values={"build_id": build_id},
-                opts={"order": "-id", "limit": most},
-            ).execute()
-    return [{**row, "record": record_from_json(row["record"])} for row in rows]
+        if not found:
+            clauses, opts = ("build_id = %(build_id)s", *more), {"order": "-id", "limit": most}
+            found = rows(columns, TABLE, *clauses, build_id=build_id, opts=opts)
+    return [{**row, "record": record_from_json(row["record"])} for row in found]
 
 
 def find(filters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
@@ -114,23 +128,15 @@ def find(filters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     words = {"mrenclave": filters.get("mrenclave", "").lower(), "name": filters.get("enclave")}
     if of_one := {name: word for name, word in words.items() if word}:
         wanted["enclaves"] = json.dumps([of_one])
-    rows = QueryProcessor(
-        tables=[TABLE],
-        columns=list(_SUMMARY.values()),
-        aliases=list(_SUMMARY),
-        joins=[f"build ON build.id = {TABLE}.build_id", "package ON package.id = build.pkg_id"],
-        clauses=[_CLAUSES[name] for name in wanted],
-        values=wanted,
-        opts=options,
-    ).execute()
-    if options.get("countOnly") or not rows:
-        return rows
-    packages = packages_of(row["build_id"] for row in rows)
-    for row in rows:
+    found = rows(_SUMMARY, _BUILDS, *(_CLAUSES[name] for name in wanted), opts=options, **wanted)
+    if options.get("countOnly") or not found:
+        return found
+    packages = packages_of(row["build_id"] for row in found)
+    for row in found:
         now = packages.get(row["build_id"])
         row["outdated"] = outdated(row.pop("packages"), now, row.pop("state"))
         row["enclaves"] = in_short(row["enclaves"])
-    return rows
+    return found
 
 
 def in_short(enclaves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -147,15 +153,9 @@ def put_lock(release: str, lock: str, **who: int) -> None:
 
 def newest_lock(release: str) -> Optional[dict[str, Any]]:
     """The lock of a release that counts, if there is one."""
-    found: Optional[dict[str, Any]] = QueryProcessor(
-        tables=["sgx_lock"],
-        columns=[*_LOCK, "date_part('epoch', create_time)"],
-        aliases=[*_LOCK, "create_ts"],
-        clauses=["release = %(release)s"],
-        values={"release": release},
-        opts={"order": "-id", "limit": 1},
-    ).executeOne()
-    return found
+    opts = {"order": "-id", "limit": 1}
+    found = rows(_LOCK, "sgx_lock", "release = %(release)s", release=release, opts=opts)
+    return found[0] if found else None
 
 
 def former_names(tag_id: int) -> set[str]:

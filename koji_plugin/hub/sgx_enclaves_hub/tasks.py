@@ -189,22 +189,19 @@ def verify_new_build(cbtype: str, *, type: str, **info: Any) -> None:
 
 
 def _verify(build: dict[str, Any]) -> None:
-    if build["state"] != koji.BUILD_STATES["COMPLETE"] or not _has_signed_enclaves(build):
+    if build["state"] != koji.BUILD_STATES["COMPLETE"]:
         return
+    try:
+        if not any(claims_signed_enclaves(file.path) for file in build_files(build)):
+            return
+    except SgxEnclavesError as error:
+        # The task will say so in full.
+        _logger.warning("%s: %s", build["nvr"], error)
     target = _target(build.get("task_id")) or ""
     tag = settings().hook_targets.get(target, settings().hook_build_tag)
     if not tag:
         _logger.info("%s has enclaves; [hook] names no build tag for its target", build["nvr"])
-    else:
-        found = get_tag(tag, strict=True)
-        task = start(None, found, lasting_name(build), {}, owner=build["owner_id"])
-        _logger.info("%s has enclaves: verification task %s", build["nvr"], task)
-
-
-def _has_signed_enclaves(build: Mapping[str, Any]) -> bool:
-    try:
-        return any(claims_signed_enclaves(file.path) for file in build_files(build))
-    except SgxEnclavesError as error:
-        # The task will say so in full.
-        _logger.warning("%s: %s", build["nvr"], error)
-        return True
+        return
+    found = get_tag(tag, strict=True)
+    task = start(None, found, lasting_name(build), {}, owner=build["owner_id"])
+    _logger.info("%s has enclaves: verification task %s", build["nvr"], task)

@@ -261,10 +261,7 @@ class FakeHub:
         return TASK + len(self.made)
 
     def QueryProcessor(self, **arguments: Any) -> Any:
-        return types.SimpleNamespace(
-            execute=lambda: self._found(**arguments),
-            executeOne=lambda: next(iter(self._found(**arguments)), None),
-        )
+        return types.SimpleNamespace(execute=lambda: self._found(**arguments))
 
     def _found(self, tables: Sequence[str], **arguments: Any) -> Any:
         (table,) = tables
