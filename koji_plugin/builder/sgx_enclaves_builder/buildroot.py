@@ -55,7 +55,6 @@ _SETPRIV = (
 _ROUTES = ("cat", "/proc/self/net/route", "/proc/self/net/ipv6_route")
 # mask, folder, command
 _STEP = 'umask "$1" && cd "$2" && shift 2 && exec "$@"'
-_KILL_AFTER = 10
 _MAX_LOG = 256 * MIB
 _TIMED_OUT, _KILLED = 124, 137
 # mock cleans up after itself when it is asked to end, if it is given the time
@@ -302,19 +301,18 @@ class BuildrootTree:
         """See `Tree`."""
         start = time.monotonic()
         self._steps += 1
-        name = f"{self._name}-{self._steps}"
-        chroot, timeout = self._chroot, command.timeout
+        name, chroot = f"{self._name}-{self._steps}", self._chroot
         argv = ["/bin/sh", "-c", _STEP, "sh", f"{command.umask:04o}", command.folder]
-        argv += ["timeout", "-k", str(_KILL_AFTER), f"{timeout:g}", *chroot.prefix]
-        argv += ["env", "-i", *(f"{key}={value}" for key, value in command.environment.items())]
+        argv += ["timeout", "-k", "10", f"{command.timeout:g}", *chroot.prefix, "env", "-i"]
+        argv += [f"{key}={value}" for key, value in command.environment.items()]
         try:
             with chroot.create(f"{name}.log") as said:
                 # so that whoever watches sees at once what has begun
                 said.write(log_header(command).encode("utf-8", "replace"))
                 said.flush()
                 shown = chroot.show(f"{name}.log", f"step-{log.name}")
-                how, (status,) = chroot.run({name: [*argv, *command.argv]}, timeout)
-                ended = how_ended(status, how, time.monotonic() - start, timeout)
+                how, (status,) = chroot.run({name: [*argv, *command.argv]}, command.timeout)
+                ended = how_ended(status, how, time.monotonic() - start, command.timeout)
                 seconds = ended.milliseconds / 1000
                 _copy_log(said, log, f"# {describe(ended)} after {seconds:.1f} s\n")
                 if not shown:

@@ -107,14 +107,10 @@ class SgxEnclavesTask(SgxTask):
         self, wanted: Sequence[str], places: Sequence[dict[str, str]]
     ) -> tuple[list[Answer], dict[int, dict[str, Any]]]:
         """The subtasks' answers in that order, and their reports."""
-        shared = {
-            "repo_id": self.repo_id,
-            "releases": self.texts,
-            "release_sha256": self.release_sha256,
-            "rpms": list(places),
-        }
         handed_on = ("allow_unpinned", "unsigned_build", "tag_allowed")
-        shared.update({key: self.asked[key] for key in handed_on if key in self.asked})
+        shared = {key: self.asked[key] for key in handed_on if key in self.asked}
+        shared |= {"repo_id": self.repo_id, "rpms": list(places)}
+        shared |= {"releases": self.texts, "release_sha256": self.release_sha256}
         # where nothing is built there is no preparation to share
         split = self.asked.get("split", False) or "unsigned_build" in self.asked
         tasks: dict[int, list[str]] = {}
@@ -123,9 +119,8 @@ class SgxEnclavesTask(SgxTask):
             number = self.subtask(CHILD, arguments, label=",".join(names), arch=X86_64)
             tasks[number] = names
             self.log(f"{', '.join(names)}: task {number}")
-        results = self.wait_for(
-            list(tasks), self.asked.get("timeout", self.config.build_wait_timeout)
-        )
+        patience = self.asked.get("timeout", self.config.build_wait_timeout)
+        results = self.wait_for([*tasks], patience)
         answers: dict[str, Answer] = {}
         reports = {}
         for number, names in tasks.items():
@@ -153,25 +148,20 @@ class SgxEnclavesTask(SgxTask):
 
     def _finish(self, combined: Combined, reports: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
         digest, origin = self.release_sha256, self.origin
-        buildroot = {
-            "build_tag": self.build_tag,
-            "repo_id": self.repo_id,
-            "packages_sha256": combined.digest("buildroot_sha256"),
-            "lock_sha256": combined.lock_sha256,
-        }
+        where = {"build_tag": self.build_tag, "repo_id": self.repo_id}
+        buildroot = {**where, "lock_sha256": combined.lock_sha256}
+        buildroot["packages_sha256"] = combined.digest("buildroot_sha256")
         release = {"name": combined.release, "sha256": digest, "origin": origin}
         plain = of_build(combined, release, buildroot, reports)
-        report_sha256 = self.upload_report(plain)
+        around = {"release_sha256": digest, "origin": origin, **where, "task_id": self.id}
+        around["report_sha256"] = self.upload_report(plain)
         self.upload(TEXT, filled("combined.txt", combined=combined))
         self.upload(HTML, combined_html(combined, plain, today().isoformat()))
         record = None
         try:
             if self.binfo is not None:
-                around = {"build_id": self.binfo["id"], "task_id": self.id, "origin": origin}
-                around |= {"release_sha256": digest, "report_sha256": report_sha256}
-                around |= {"build_tag": self.build_tag, "repo_id": self.repo_id}
-                made = record_of(combined, partial="enclaves" in self.asked, **around)
-                record = self._keep(as_plain(made))
+                around |= {"build_id": self.binfo["id"], "partial": "enclaves" in self.asked}
+                record = self._keep(as_plain(record_of(combined, **around)))
         except RecordError as error:
             self.log(f"no record is made: {error}")
         return {
