@@ -29,7 +29,7 @@ FOLDER = Path(__file__).resolve().parents[4] / "koji_plugin/cli"
 OPEN, CLOSED = task("sgxEnclaves", "OPEN"), task("sgxEnclaves", "CLOSED")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def plugin() -> Any:
     """The plugin, loaded as Koji's command loads it."""
     return koji.plugin.PluginTracker().load("sgx_enclaves_cli", path=str(FOLDER))
