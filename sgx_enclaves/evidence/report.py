@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from sgx_enclaves.catalogue.records import Catalogue, Release
     from sgx_enclaves.gate.collect import Combined
     from sgx_enclaves.gate.inspect import RpmDigests
-    from sgx_enclaves.gate.subjects import FileVerdict
     from sgx_enclaves.release.verify import Verified
 
 Plain = dict[str, Any]
@@ -203,13 +202,12 @@ def of_record(record: Record) -> Plain:
     return _report("koji", record.verdict, words, enclaves, **known)
 
 
-def of_file(item: FileVerdict) -> Plain:
-    """An enclave of a package that a build system compared."""
-    subject = item.subject
-    if item.comparison is None:
+def of_file(subject: RecordedEnclave, comparison: Optional[Verdict]) -> Plain:
+    """An enclave of a package that a build system compared, and the comparison if there is one."""
+    if comparison is None:
         return _judged(subject)
     known: Plain = {name: getattr(subject, name) for name in ("path", "version", "verdict")}
-    compared = verdict_dict(item.comparison)
+    compared = verdict_dict(comparison)
     return compared_enclave(subject.name, compared, package=subject.rpm, **known)
 
 

@@ -15,7 +15,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional, TypeVar
 
@@ -37,19 +37,12 @@ from sgx_enclaves.rpm.presence import contains_signed_enclaves
 from sgx_enclaves.rpm.reader import open_package
 
 T = TypeVar("T")
+# Signed copies of a package, each by a name, and its path.
+Copies = Iterable[tuple[str, str]]
 # nothing of it is held, and debug information of browsers is large
 _SEARCHED = ArchiveLimits(archive_size=16 << 30, total_size=64 << 30, ratio=1 << 20)
 # seconds after which a file's ctime shows whether it was changed again
 _SETTLED = 2.0
-
-
-@dataclass(frozen=True)
-class BuildFile:
-    """A binary package of a build by its name, and where it is; its signed copies likewise."""
-
-    name: str
-    path: str
-    copies: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,10 +72,10 @@ class PackageFacts:
         return bool(self.signed or self.provides or self.problem)
 
 
-def inspect_build(files: Sequence[BuildFile]) -> tuple[PackageFacts, ...]:
+def inspect_build(files: Mapping[str, Copies]) -> tuple[PackageFacts, ...]:
     """What all packages of a build hold; nothing when there is no enclave in any of them."""
-    if any(any(_reasons(file.path)) for file in files):
-        return tuple(map(inspect_package, files))
+    if any(any(_reasons(path)) for path in files):
+        return tuple(inspect_package(*file) for file in files.items())
     return ()
 
 
@@ -142,20 +135,21 @@ def claims_signed_enclaves(path: str) -> bool:
         )
 
 
-def inspect_package(file: BuildFile) -> PackageFacts:
+def inspect_package(path: str, copies: Copies = ()) -> PackageFacts:
     """What one package holds; never raises for what is wrong with it."""
-    facts = PackageFacts(file.name, None, copies=tuple(_digested(*copy) for copy in file.copies))
+    name = os.path.basename(path)
+    facts = PackageFacts(name, None, copies=tuple(_digested(*copy) for copy in copies))
     try:
-        facts = replace(facts, digests=rpm_digests(file.path))
-        with open_package(file.path) as (package, _stream):
+        facts = replace(facts, digests=rpm_digests(path))
+        with open_package(path) as (package, _stream):
             own = f"{package.name}-{package.version}-{package.release}.{package.arch}.rpm"
-            if own != file.name:
+            if own != name:
                 message = "the package in the file is another one than the build system says"
-                raise PackageError(message, file=file.path, expected=file.name, found=own)
+                raise PackageError(message, file=path, expected=name, found=own)
             named = set(package.header.all("PROVIDENAME", str))
         provides = sorted(p for p in named if contains_signed_enclaves((p,), ()))
         facts = replace(facts, provides=tuple(provides))
-        signed, embedded = _remembered(_held, file.path)
+        signed, embedded = _remembered(_held, path)
         return replace(facts, signed=signed, embedded=embedded)
     except SgxEnclavesError as error:
         return replace(facts, problem=str(error))

@@ -9,7 +9,7 @@ packages; decides nothing about bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
@@ -27,12 +27,8 @@ from sgx_enclaves.rpm.references import FolderReference
 _LONGEST = 1000
 
 
-@dataclass(frozen=True)
-class FileVerdict:
-    """What came of a file, with the comparison that it rests on; None if there was none."""
-
-    subject: RecordedEnclave
-    comparison: Optional[Verdict]
+# What came of a file, with the comparison that it rests on, if there was one.
+FileVerdict = tuple[RecordedEnclave, Optional[Verdict]]
 
 
 def enclave_at(release: Release, path: str) -> Optional[Enclave]:
@@ -134,8 +130,7 @@ def compared_files(
         files += package_subjects(path, name, release, enclave, built)
     if (built / unsigned_name(enclave.file)).exists():
         return files
-    cause = vendor.subject.cause
-    return [replace(file, subject=replace(file.subject, cause=cause)) for file in files]
+    return [(replace(subject, cause=vendor[0].cause), found) for subject, found in files]
 
 
 def package_subjects(
@@ -196,7 +191,7 @@ def _file_verdict(
         policy=verdict.policy.claim[:_LONGEST] if verdict is not None else None,
         **{key: getattr(block, key, None) for key in names},
     )
-    return FileVerdict(subject, verdict)
+    return subject, verdict
 
 
 def cause_of(verdict: Optional[Verdict], findings: Sequence[Finding]) -> str:

@@ -21,7 +21,7 @@ import koji
 import koji.xmlrpcplus
 
 from sgx_enclaves import __version__
-from sgx_enclaves.gate.inspect import BuildFile, inspect_package
+from sgx_enclaves.gate.inspect import inspect_package
 from sgx_enclaves.gate.record import CATALOGUE, SCHEMA
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.koji.harness import world
@@ -186,7 +186,7 @@ class Workshop:
 
     def record(self, build: Mapping[str, Any], task: int, **changes: Any) -> dict[str, Any]:
         """A record that is true of a build's packages, but for `changes`."""
-        facts = [inspect_package(BuildFile(p.name, str(p))) for p in self.files(build)]
+        facts = [inspect_package(str(p)) for p in self.files(build)]
         verdict = changes.get("verdict", "identical")
         return {
             "schema": SCHEMA,

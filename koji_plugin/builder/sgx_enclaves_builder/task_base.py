@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
@@ -83,7 +84,7 @@ def despite_deadlocks(call: Callable[..., Any], *arguments: Any) -> Any:
     return call(*arguments)
 
 
-class TaskLog:
+class TaskLog(io.TextIOBase):
     """A stream into a log of the task's output, each line of which is uploaded: steps take long."""
 
     def __init__(self, session: Any, folder: Path, upload_path: str) -> None:
@@ -102,9 +103,6 @@ class TaskLog:
             incremental_upload(self._session, LOG, file, self._upload_path)
             self._sent = file.tell()
         return written
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
 
 class SgxTask(koji.tasks.BaseTaskHandler):

@@ -26,7 +26,7 @@ from sgx_enclaves.evidence.report import MAX_REPORT, of_build, read_report
 from sgx_enclaves.files import read_file, sha256_of
 from sgx_enclaves.gate.arguments import CHILD, PARENT, argument, options
 from sgx_enclaves.gate.collect import Answer, Combined, combine, failed, read_answer, record_of
-from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
+from sgx_enclaves.gate.inspect import PackageFacts, inspect_package
 from sgx_enclaves.gate.record import CATALOGUE
 from sgx_enclaves.gate.subjects import built_together, enclaves_to_verify, release_of
 from sgx_enclaves.limits import MIB
@@ -95,7 +95,7 @@ class SgxEnclavesTask(SgxTask):
         packages, places = [], []
         for rpm in rpms:
             name, relative = rpm["name"], rpm["relative"]
-            facts = inspect_package(BuildFile(name, str(self.build_file(relative))))
+            facts = inspect_package(str(self.build_file(relative)))
             packages.append(facts)
             self.log(f"{name}: {len(facts.signed)} signed enclave(s) {facts.problem or ''}")
             if facts.signed and facts.digests is not None:

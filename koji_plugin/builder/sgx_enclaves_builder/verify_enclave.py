@@ -111,18 +111,18 @@ class SgxEnclaveTask(SgxTask):
             # nothing that is kept outlives this task
             store=BuildStore(self._folder / "stages"),
         )
-        packages = tuple(place.packages()) if origin is None else origin.buildroot
+        if origin is None:
+            packages, more = tuple(place.packages()), ""
+            toolchain = digest_of(seen.digest() for seen in verified.toolchains.values())
+        else:
+            packages, more = origin.buildroot, f"; of that build {origin.says}"
+            toolchain = origin.toolchain_sha256
         self.outputs.mkdir()
         for ours in verified.built.files.values():
             self.upload(unsigned_name(ours.file), ours.unsigned, 0o755)
             self.upload(config_name(ours.file), ours.config)
-        digests: list[Optional[str]] = [seen.digest() for seen in verified.toolchains.values()]
-        more = ""
-        if origin is not None:
-            more = f"; of that build {origin.says}"
-            digests.append(origin.toolchain_sha256)
         shared = {
-            "toolchain_sha256": digest_of(digests),
+            "toolchain_sha256": toolchain,
             "buildroot_sha256": packages_digest(packages),
             "lock_sha256": self.lock_sha256,
             "release_sha256": self.asked.get("release_sha256"),
@@ -134,15 +134,9 @@ class SgxEnclaveTask(SgxTask):
             )
             own = compared_files(enclave, verdict, self.release, self.rpms, self.outputs)
             files += own
+            claim, subjects = verdict.claim + more, tuple(subject for subject, _found in own)
             answers.append(
-                Answer(
-                    enclave.name,
-                    self.id,
-                    verdict.reproducible,
-                    verdict.claim + more,
-                    tuple(file.subject for file in own),
-                    **shared,
-                )
+                Answer(enclave.name, self.id, verdict.reproducible, claim, subjects, **shared)
             )
         verified = replace(verified, verdict=self._doubted(verified.verdict))
         report = self._report(verified, files, shared["buildroot_sha256"])
@@ -191,13 +185,12 @@ class SgxEnclaveTask(SgxTask):
         if verified.toolchains:
             seen = {name: record.as_dict() for name, record in verified.toolchains.items()}
             upload(TOOLCHAIN, json.dumps(seen, indent=1))
-        for item in files:
-            if item.comparison is not None:
-                name = item.subject.path.rpartition("/")[2]
-                name = f"{item.subject.rpm or 'vendor'}/{name}"
-                upload(f"{name}.txt", verdict_text(item.comparison, full=True))
-                upload(f"{name}.json", json.dumps(verdict_dict(item.comparison)))
-                upload(f"{name}.html", verdict_html(item.comparison))
+        for subject, comparison in files:
+            if comparison is not None:
+                name = f"{subject.rpm or 'vendor'}/{subject.path.rpartition('/')[2]}"
+                upload(f"{name}.txt", verdict_text(comparison, full=True))
+                upload(f"{name}.json", json.dumps(verdict_dict(comparison)))
+                upload(f"{name}.html", verdict_html(comparison))
         upload(TEXT, release_text(verified.verdict))
         pictures = {
             name: picture_of(verdict, *both) for name, verdict, *both in verified.compared()
@@ -208,7 +201,7 @@ class SgxEnclaveTask(SgxTask):
         self, verified: Verified, files: Sequence[FileVerdict], packages_sha256: Optional[str]
     ) -> dict[str, Any]:
         """The report for programs."""
-        verdict = overall(file.subject for file in files)
+        verdict = overall(subject for subject, _found in files)
         digest = self.asked.get("release_sha256")
         return of_release(
             verified,
@@ -226,7 +219,7 @@ class SgxEnclaveTask(SgxTask):
                 "lock_sha256": self.lock_sha256,
             },
             packages=[package_at(str(path)) for path in self.rpms.values()],
-            files=[of_file(file) for file in files if file.subject.rpm is not None],
+            files=[of_file(*file) for file in files if file[0].rpm is not None],
         )
 
     def _upload_signatures(self, name: str, signed: bytes) -> None:

@@ -112,7 +112,7 @@ def _release_asked(request: Mapping[str, Any], said: str) -> str:
 
 def _require_true(record: Record, build: Mapping[str, Any]) -> None:
     """Compare a record with the build's packages, each read and hashed now."""
-    facts = [inspect_package(file) for file in store.build_files(build)]
+    facts = [inspect_package(*file) for file in store.build_files(build).items()]
     reasons = [
         f"{f.name}: {f.problem}"
         for f in facts

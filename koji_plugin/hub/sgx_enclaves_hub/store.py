@@ -18,7 +18,6 @@ from kojihub import list_rpms
 from kojihub.db import InsertProcessor, QueryProcessor, currval
 
 from sgx_enclaves.files import sha256_of, system_errors
-from sgx_enclaves.gate.inspect import BuildFile
 from sgx_enclaves.gate.record import Record, record_from_json
 
 TABLE = "sgx_verification"
@@ -174,8 +173,8 @@ def was_deleted(tag_id: int) -> bool:
     return bool(column("revoke_event", "tag_config", *clauses, tag_id=tag_id))
 
 
-def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
-    """Every binary package of a build with its signed copies on disk, sorted by name.
+def build_files(build: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """The path of every binary package of a build, sorted by name, and its signed copies on disk.
 
     Builds of other kinds (maven, images, …) have none, or only wrapped ones.
     """
@@ -184,11 +183,10 @@ def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
     listing = system_errors(folder, "signed copies cannot be listed")
     with listing, contextlib.suppress(FileNotFoundError):
         keys = sorted(os.listdir(os.path.join(folder, "data", "signed")))
-    files = []
+    files = {}
     for rpm in list_rpms(buildID=build["id"]):
         if rpm["arch"] not in ("src", "nosrc"):
-            path = os.path.join(folder, koji.pathinfo.rpm(rpm))
             copies = [(key, os.path.join(folder, koji.pathinfo.signed(rpm, key))) for key in keys]
-            there = tuple((key, copy) for key, copy in copies if os.path.lexists(copy))
-            files.append(BuildFile(os.path.basename(path), path, there))
-    return sorted(files, key=lambda f: f.name)
+            there = [(key, copy) for key, copy in copies if os.path.lexists(copy)]
+            files[os.path.join(folder, koji.pathinfo.rpm(rpm))] = there
+    return dict(sorted(files.items(), key=lambda file: os.path.basename(file[0])))

@@ -23,7 +23,6 @@ from sgx_enclaves.errors import InputError, PackageDamagedError, PackageError
 from sgx_enclaves.gate import inspect as inspect_module
 from sgx_enclaves.gate.decide import Rule, decide
 from sgx_enclaves.gate.inspect import (
-    BuildFile,
     PackageFacts,
     claims_signed_enclaves,
     inspect_build,
@@ -58,7 +57,7 @@ class Shelf:
         return str(path)
 
     def facts(self, files: Sequence[RpmFile], **changes: Any) -> PackageFacts:
-        return inspect_package(BuildFile(NAME, self.put(files, **changes)))
+        return inspect_package(self.put(files, **changes))
 
 
 @pytest.fixture(name="shelf")
@@ -130,7 +129,7 @@ def test_what_cannot_be_read_is_present(shelf: Shelf, changes: dict[str, Any], r
 def test_a_missing_file_is_present(shelf: Shelf) -> None:
     path = str(shelf.folder / NAME)
     assert may_hold_enclaves(path)
-    facts = inspect_package(BuildFile(NAME, path))
+    facts = inspect_package(path)
     assert facts.digests is None
     assert "cannot be read" in (facts.problem or "")
 
@@ -140,13 +139,13 @@ def test_a_build_without_a_reason_is_not_read(
 ) -> None:
     plain = shelf.put([RpmFile("/usr/bin/true", b"x")], "plain-1.0-1.x86_64.rpm", name="plain")
     monkeypatch.setattr(inspect_module, "_read_digests", None)
-    assert inspect_build([BuildFile("plain-1.0-1.x86_64.rpm", plain)]) == ()
-    assert inspect_build([]) == ()
+    assert inspect_build({plain: ()}) == ()
+    assert inspect_build({}) == ()
 
 
 def test_one_enclave_is_a_reason_to_read_all(shelf: Shelf) -> None:
     plain = shelf.put([RpmFile("/usr/bin/true", b"x")], "plain-1.0-1.x86_64.rpm", name="plain")
-    files = [BuildFile("plain-1.0-1.x86_64.rpm", plain), BuildFile(NAME, shelf.put(FILES))]
+    files = dict.fromkeys((plain, shelf.put(FILES)), ())
     facts = inspect_build(files)
     assert [f.present for f in facts] == [False, True]
     assert all(f.digests for f in facts)
@@ -177,7 +176,7 @@ def test_bytes_that_were_looked_into_are_not_unpacked_again(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspect_module, "_SETTLED", -1.0)
-    file = BuildFile(NAME, shelf.put(FILES))
+    file = shelf.put(FILES)
     facts = inspect_package(file)
     monkeypatch.setattr(inspect_module, "packed", None)
     assert inspect_package(file) == facts
@@ -197,7 +196,7 @@ def test_every_enclave_of_a_package_is_judged_by_its_bytes(shelf: Shelf) -> None
 def test_signed_copies(shelf: Shelf) -> None:
     path = shelf.put(FILES)
     copy = shelf.put(FILES, "copy.rpm", signature={1002: b"signature"})
-    facts = inspect_package(BuildFile(NAME, path, (("key", copy), ("gone", "/nowhere"))))
+    facts = inspect_package(path, [("key", copy), ("gone", "/nowhere")])
     assert facts.digests is not None
     same, gone = facts.copies
     assert (same.name, same.digests and same.digests.content) == ("key", facts.digests.content)
@@ -279,7 +278,7 @@ def test_an_enclave_without_a_name_is_found_whatever_the_header_says(
     shelf: Shelf, tags: dict[int, Any], compressor: Optional[str]
 ) -> None:
     path = shelf.put(NAMELESS, tags=tags, compressor=compressor)
-    (facts,) = inspect_build([BuildFile(NAME, path)])
+    (facts,) = inspect_build({path: ()})
     assert facts.signed == {"/usr/libexec/helper.bin": DIGEST}
 
 
@@ -296,7 +295,7 @@ def test_a_program_that_holds_an_enclave_as_data_shuts_no_gate_and_is_reported(
     program = RpmFile("/usr/bin/signer", small_enclave(note=None) + CASE.signed)
     path = shelf.put((program,), tags=as_rpmbuild(PIE))
     assert not may_hold_enclaves(path)
-    facts = inspect_build([BuildFile(NAME, path)])
+    facts = inspect_build({path: ()})
     assert [(f.present, f.embedded) for f in facts] == [(False, ("/usr/bin/signer",))]
     decision = decide(facts, [], [Rule()], datetime.datetime.now(datetime.timezone.utc))
     assert (decision.allowed, decision.present) == (True, False)
@@ -307,11 +306,10 @@ def test_a_program_that_holds_an_enclave_as_data_shuts_no_gate_and_is_reported(
 
 def test_a_sibling_s_reason_is_a_reason_to_look_everywhere(shelf: Shelf) -> None:
     file = "other-1.0-1.x86_64.rpm"
-    other = BuildFile(file, shelf.put((RpmFile("/usr/share/x", b"x"),), file, name="other"))
-    assert inspect_build([other]) == ()
-    named = BuildFile(NAME, shelf.put(FILES))
-    facts = {item.name: item for item in inspect_build([named, other])}
-    assert facts[other.name].digests == rpm_digests(other.path)
+    other = shelf.put((RpmFile("/usr/share/x", b"x"),), file, name="other")
+    assert inspect_build({other: ()}) == ()
+    facts = {item.name: item for item in inspect_build({shelf.put(FILES): (), other: ()})}
+    assert facts[file].digests == rpm_digests(other)
 
 
 def test_what_was_found_is_remembered_as_long_as_it_is_the_same_file(
@@ -387,7 +385,7 @@ def test_what_it_costs_to_tag_an_ordinary_build(
     """60 packages of 80 KB, some with a shared object: 100 ms once, 5 ms from then on."""
     monkeypatch.setattr(inspect_module, "_SETTLED", -1.0)
     chance = random.Random(1)  # noqa: S311
-    files = []
+    files: dict[str, tuple[()]] = {}
     for number in range(60):
         library = number % 10 == 0
         content = [RpmFile(f"/usr/share/doc/x/{n}.txt", chance.randbytes(2000)) for n in range(40)]
@@ -397,7 +395,7 @@ def test_what_it_costs_to_tag_an_ordinary_build(
             tags = as_rpmbuild(SO)
         name = f"x{number}-1.0-1.x86_64.rpm"
         path = shelf.put(content, name, name=f"x{number}", tags=spread(tags, len(content)))
-        files.append(BuildFile(name, path))
+        files[path] = ()
     first: list[float] = []
     later: list[float] = []
     for _ in range(5):
@@ -433,13 +431,14 @@ def test_what_it_costs_to_tag_a_build_of_libraries(
     unpack["zstd"] = zstd.ZstdDecompressor().decompress
     code = machine_code()
     assert len(code) > 2 << 20
-    files, payloads = [], []
+    files: dict[str, tuple[()]] = {}
+    payloads = []
     for number in range(count):
         start = number * len(code) // (2 * count)
         library = RpmFile("/usr/lib64/libx.so.1", code[start : start + (1 << 20)])
         name = f"x{number}-1.0-1.x86_64.rpm"
         path = shelf.put([library], name, name=f"x{number}", compressor=compressor)
-        files.append(BuildFile(name, path))
+        files[path] = ()
         with open_package(path) as (package, stream):
             stream.seek(package.payload_start)
             payloads.append(stream.read())

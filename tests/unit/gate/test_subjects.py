@@ -101,11 +101,11 @@ def test_a_file_that_is_no_package_is_one_subject_that_nobody_can_judge(tmp_path
     path = tmp_path / "x.rpm"
     path.write_bytes(b"no package")
     enclave = RELEASE.enclaves[0]
-    (judged,) = package_subjects(path, "x.rpm", RELEASE, enclave, tmp_path)
-    assert judged.subject.verdict == "unverifiable"
-    assert judged.subject.rpm == "x.rpm"
-    assert judged.subject.cause
-    assert judged.comparison is None
+    ((judged, comparison),) = package_subjects(path, "x.rpm", RELEASE, enclave, tmp_path)
+    assert judged.verdict == "unverifiable"
+    assert judged.rpm == "x.rpm"
+    assert judged.cause
+    assert comparison is None
 
 
 def test_the_cause_is_what_weighs_most_in_one_printable_line() -> None:

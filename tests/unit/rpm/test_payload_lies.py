@@ -13,7 +13,7 @@ import pytest
 from sgx_enclaves_rpmlint.session import Session
 
 from sgx_enclaves.enclave.policy import Policy, policy_for
-from sgx_enclaves.gate.inspect import BuildFile, inspect_package
+from sgx_enclaves.gate.inspect import inspect_package
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.references import FolderReference
@@ -94,7 +94,7 @@ def says_rpmlint(path: str, reference: str) -> bool:
 
 
 def says_gate(path: str, _reference: str) -> bool:
-    return inspect_package(BuildFile(Path(path).name, path)).problem is None
+    return inspect_package(path).problem is None
 
 
 JUDGES = (says_check_rpm, says_scan, says_rpmlint, says_gate)
