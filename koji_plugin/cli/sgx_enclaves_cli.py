@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Koji's command, `koji sgx-enclaves VERB`: starts verifications and asks what was verified.
 
-A verb is a function; its help and what it takes stand in `sgx_enclaves_cli.txt` beside this.
+A verb is the function of its name; its help and what it takes stand in `sgx_enclaves_cli.txt`.
 The exit status is that of the verdict (0 identical, 1 differs, 2 anything else), so that 1 never
 means a failed connection, for which Koji's own commands use it.
 """
@@ -13,7 +13,7 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 from xmlrpc.client import Fault
@@ -57,7 +57,8 @@ def handle_sgx_enclaves(goptions: Any, session: Any, args: Sequence[str]) -> int
         except SystemExit as error:
             # Koji's helpers end the program with status 1 when there is no connection
             raise koji.GenericError("no connection to the hub") from error
-        return _VERBS[given.verb](goptions, session, given)
+        verb = globals()["_" + given.verb.replace("-", "_")]
+        return int(verb(goptions, session, given))
     except (koji.GenericError, SgxEnclavesError, Fault, OSError, KeyboardInterrupt) as error:
         what = {"kind": type(error).__name__, "message": _words(error)}
     print(what["message"], file=sys.stderr)
@@ -124,7 +125,7 @@ def _words(error: BaseException) -> str:
 
 
 def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """What `build`, `verify` and `verify-task` do."""
+    """What `build` and `verify-task` do, too."""
     asked = {**{name: getattr(given, name, None) for name in _OPTIONS}, "enclaves": given.enclave}
     opts = {name: value for name, value in asked.items() if value}
     how = {"channel": given.channel} if given.channel else {}
@@ -141,6 +142,9 @@ def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     how = {"poll_interval": goptions.poll_interval, "topurl": goptions.topurl}
     watch_tasks(session, [task], quiet=quiet, **how)
     return _result(goptions, session, given)
+
+
+_build = _verify_task = _verify
 
 
 def _result(goptions: Any, session: Any, given: argparse.Namespace) -> int:
@@ -164,7 +168,7 @@ def _record(session: Any, build: Any) -> dict[str, Any]:
     return record
 
 
-def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _show(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     record = _record(session, given.build)
     output.answer(given, record, "record.txt", found=record, width=_width())
     return exit_status(record["verdict"])
@@ -251,17 +255,3 @@ def _lock(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 def _width() -> int:
     """Columns of the terminal; wide enough for whole digests where there is none."""
     return shutil.get_terminal_size((_WIDE, 24)).columns
-
-
-_VERBS: dict[str, Callable[[Any, Any, argparse.Namespace], int]] = {
-    **dict.fromkeys(("build", "verify", "verify-task"), _verify),
-    "result": _result,
-    "show": _show_record,
-    "export": _export,
-    "list": _list,
-    "gate-status": _gate_status,
-    "publish": _publish,
-    "audit": _audit,
-    "lock": _lock,
-    "doctor": _doctor,
-}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -129,20 +130,16 @@ def source_files(path: str, tree: Release, scratch: Path) -> dict[str, SourceFil
             file = member.file
             names = [path.rpartition("/")[2] for path in (file.path, *member.links)]
             archive = by_contents and any(map(_ARCHIVE.search, names))
-            place = scratch / f"archive-{file.index}"
-            source = SourceFile(file.digest, _contents_of(member, place) if archive else None)
+            source = SourceFile(file.digest, _contents_of(member, scratch) if archive else None)
             found.update(dict.fromkeys(names, source))
     return found
 
 
-def _contents_of(member: PayloadFile, place: Path) -> Optional[str]:
+def _contents_of(member: PayloadFile, scratch: Path) -> Optional[str]:
     """Digest of what an archive holds; None if it is no archive of sources."""
-    try:
-        with place.open("xb") as out:
-            for chunk in member.chunks:
-                out.write(chunk)
+    with tempfile.NamedTemporaryFile(dir=scratch, prefix="archive-") as out:
+        out.writelines(member.chunks)
+        out.flush()
         with contextlib.suppress(SgxEnclavesError):
-            return read_contents(place).sha256
-        return None
-    finally:
-        place.unlink(missing_ok=True)
+            return read_contents(Path(out.name)).sha256
+    return None

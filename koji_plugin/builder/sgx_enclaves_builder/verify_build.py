@@ -73,25 +73,21 @@ class SgxEnclavesTask(SgxTask):
             self.release_sha256 = sha256_of(self.texts[found.name].encode())
             self.log(f"release {found.name}, sha256 {self.release_sha256}, {self.origin}")
             only = self.asked.get("enclaves")
-            wanted = enclaves_to_verify(found, paths, only, self._what() is not None)
+            wanted = enclaves_to_verify(found, paths, only, self.what is not None)
             answers, reports = self._ask(wanted, places)
-            combined = combine(found.name, self._what(), answers, packages)
+            combined = combine(found.name, self.what, answers, packages)
             self.log(f"{combined.verdict}: {combined.claim}")
             return self._finish(combined, reports)
-
-    def _what(self) -> Optional[str]:
-        """What is compared with the release; None for the release alone."""
-        if self.binfo is not None:
-            return str(self.binfo["nvr"])
-        return f"task {self.asked['task_id']}" if "task_id" in self.asked else None
 
     def _inspect(self) -> tuple[list[PackageFacts], list[dict[str, str]]]:
         """What each binary package holds; where those with signed enclaves are to be had."""
         rpms: list[dict[str, Any]] = []
+        # what is compared with the release; None for the release alone
+        self.what: Optional[str] = None
         if self.binfo is not None:
-            rpms = self.rpms_of(self.binfo)
-        elif "task_id" in self.asked:
-            rpms = self.rpms_of_task(self.asked["task_id"])
+            self.what, rpms = self.binfo["nvr"], self.rpms_of(self.binfo)
+        elif (task := self.asked.get("task_id")) is not None:
+            self.what, rpms = f"task {task}", self.rpms_of_task(task)
         packages, places = [], []
         for rpm in rpms:
             name, relative = rpm["name"], rpm["relative"]

@@ -70,9 +70,8 @@ class SgxEnclaveTask(SgxTask):
             self._folder = Path(self.workdir)
             # the packages that the buildroot must have, as the hub keeps them for the release
             kept = self.session.getSgxLock(self.release.name)
-            lock = kept["lock"].encode() if kept is not None else b""
-            self.lock = parse_lock(lock, "the hub's lock") if kept is not None else None
-            self.lock_sha256 = sha256_of(lock) if kept is not None else None
+            self.lock = parse_lock(kept["lock"].encode(), "the hub's lock") if kept else None
+            self.lock_sha256 = sha256_of(kept["lock"].encode()) if kept else None
             self.rpms = {
                 rpm["name"]: self.build_file(rpm["relative"], rpm["sha256"])
                 for rpm in self.asked.get("rpms", [])

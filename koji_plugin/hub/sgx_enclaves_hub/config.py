@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
@@ -41,8 +40,8 @@ class Settings:
     hook_enabled: bool = False
     hook_build_tag: str = ""
     hook_targets: Mapping[str, str] = field(default_factory=dict)
-    gate_attestations: tuple[Path, ...] = ()
-    gate_attestation_keys: tuple[Path, ...] = ()
+    gate_attestations: tuple[str, ...] = ()
+    gate_attestation_keys: tuple[str, ...] = ()
     gate_attestation_threshold: int = 1
     signers: Mapping[str, frozenset[str]] = field(default_factory=dict)
     enforce: Mapping[str, str] = field(default_factory=dict)

@@ -70,8 +70,8 @@ def attested() -> Optional[frozenset[str]]:
     # Most sites have none, and this costs time to import.
     from sgx_enclaves.evidence import statements  # noqa: PLC0415
 
-    paths, keys = map(str, chosen.gate_attestations), map(str, chosen.gate_attestation_keys)
-    return statements.attested(paths, keys, None, chosen.gate_attestation_threshold)
+    keys, least = chosen.gate_attestation_keys, chosen.gate_attestation_threshold
+    return statements.attested(chosen.gate_attestations, keys, None, least)
 
 
 @callback("preTag")

@@ -142,13 +142,14 @@ def getSgxVerification(build: Any) -> Optional[dict[str, Any]]:
         found = [
             {
                 **as_plain(row["record"]),
-                **{name: row[name] for name in ("id", "host_id")},
+                "id": row["id"],
+                "host_id": row["host_id"],
                 "outdated": store.outdated(row["packages"], packages, binfo["state"]),
             }
             for row in store.records_of(binfo["id"])
         ]
     # one that is of the build as it is now, if there is one
-    return next((f for f in found if f["outdated"] is None), found[0] if found else None)
+    return min(found, key=lambda made: made["outdated"] is not None, default=None)
 
 
 @export
