@@ -8,7 +8,7 @@ packages; decides nothing about bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Optional
@@ -114,7 +114,7 @@ def compared_files(
     enclave: Enclave,
     verdict: of_release.ReleaseVerdict,
     release: Release,
-    packages: Mapping[str, Path],
+    packages: Sequence[Path],
     built: Path,
 ) -> list[FileVerdict]:
     """The vendor's file, then every file of the packages that is this enclave; `built` has ours.
@@ -126,15 +126,15 @@ def compared_files(
     whole = (result.verdict, verdict.outcome, findings)
     vendor = _file_verdict(result.name, None, enclave.signed_file, *whole)
     files = [vendor]
-    for name, path in packages.items():
-        files += package_subjects(path, name, release, enclave, built)
+    for path in packages:
+        files += package_subjects(path, release, enclave, built)
     if (built / unsigned_name(enclave.file)).exists():
         return files
     return [(replace(subject, cause=vendor[0].cause), found) for subject, found in files]
 
 
 def package_subjects(
-    package: Path, name: str, release: Release, enclave: Enclave, built: Path
+    package: Path, release: Release, enclave: Enclave, built: Path
 ) -> list[FileVerdict]:
     """Every signed file of a package that is named after an enclave; `built` has ours.
 
@@ -152,7 +152,7 @@ def package_subjects(
     found = [
         _file_verdict(
             enclave.name,
-            name,
+            package.name,
             item.path,
             item.verdict,
             item.outcome or Outcome.UNVERIFIABLE,
@@ -164,7 +164,7 @@ def package_subjects(
     ]
     if result.findings:
         unread = Outcome.UNVERIFIABLE
-        found.append(_file_verdict(enclave.name, name, "", None, unread, result.findings))
+        found.append(_file_verdict(enclave.name, package.name, "", None, unread, result.findings))
     return found
 
 

@@ -37,8 +37,8 @@ def take_unsigned(
     binfo = task.complete_build(build)
     package: Optional[MadeIn] = None
     problems = []
-    for rpm in task.rpms_of(binfo):
-        path = task.build_file(rpm["relative"])
+    for rpm, buildroot in task.rpms_of(binfo).items():
+        path = task.build_file(rpm)
         try:
             reference = PackageReference(str(path))
             found = next(iter(reference.counterparts(enclave.signed_file)), None)
@@ -46,15 +46,15 @@ def take_unsigned(
             problems.append(str(error))
             continue
         if found is None or found.config is None:
-            problems.append(f"{rpm['name']} has no unsigned {enclave.name} with its config.xml")
+            problems.append(f"{path.name} has no unsigned {enclave.name} with its config.xml")
             continue
         (into / unsigned_name(enclave.file)).write_bytes(found.data)
         (into / config_name(enclave.file)).write_bytes(found.config)
-        package = _made_in(session, rpm, binfo)
+        package = _made_in(session, path.name, buildroot, binfo["task_id"])
         break
     sources: dict[str, SourceFile] = {}
     for rpm in task.rpms_of(binfo, source=True):
-        path = task.build_file(rpm["relative"])
+        path = task.build_file(rpm)
         try:
             sources = source_files(str(path), tree, Path(task.workdir))
         except SgxEnclavesError as error:
@@ -72,22 +72,16 @@ def take_unsigned(
     )
 
 
-def _made_in(session: Any, rpm: dict[str, Any], binfo: dict[str, Any]) -> MadeIn:
-    buildroot_id = rpm["buildroot_id"]
-    if buildroot_id is None:
-        return MadeIn(rpm["name"], None, None, False, ())
-    buildroot = session.getBuildroot(buildroot_id, strict=True)
+def _made_in(session: Any, rpm: str, number: Optional[int], build_task: Optional[int]) -> MadeIn:
+    if number is None:
+        return MadeIn(rpm, None, None, False, ())
+    buildroot = session.getBuildroot(number, strict=True)
     task_id = buildroot.get("task_id")
-    task = session.getTaskInfo(task_id) if task_id is not None else None
+    task = (session.getTaskInfo(task_id) if task_id is not None else None) or {}
     standard = buildroot.get("br_type") == koji.BR_TYPES["STANDARD"]
-    parent = task["parent"] if task is not None else None
-    return MadeIn(
-        rpm["name"],
-        buildroot_id,
-        task["method"] if task is not None and standard else None,
-        parent is not None and parent == binfo["task_id"],
-        tuple(map(_package, session.listRPMs(componentBuildrootID=buildroot_id))),
-    )
+    of_build = build_task is not None and task.get("parent") == build_task
+    components = tuple(map(_package, session.listRPMs(componentBuildrootID=number)))
+    return MadeIn(rpm, number, task.get("method") if standard else None, of_build, components)
 
 
 def _package(rpm: Mapping[str, Any]) -> LockedPackage:

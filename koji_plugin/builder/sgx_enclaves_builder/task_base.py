@@ -166,20 +166,17 @@ class SgxTask(koji.tasks.BaseTaskHandler):
             raise koji.GenericError(f"{binfo['nvr']} is not complete, so nothing can be said of it")
         return binfo
 
-    def rpms_of(self, build: Any, *, source: bool = False) -> list[dict[str, Any]]:
-        """The binary packages of a build, or its source packages, sorted by their names.
-
-        Each has the `name` of its file, that file's path below the hub's top directory as
-        `relative`, and the `buildroot_id` that it was made in.
+    def rpms_of(self, build: Any, *, source: bool = False) -> dict[str, Optional[int]]:
+        """The binary packages of a build, or its source packages, sorted by their names: paths
+        below the hub's top directory, each with the id of the buildroot that it was made in.
         """
         folder = os.path.relpath(koji.pathinfo.build(build), koji.pathinfo.topdir)
-        found = []
-        for rpm in self.session.listRPMs(buildID=build["id"]):
-            if (rpm["arch"] in ("src", "nosrc")) == source:
-                place = koji.pathinfo.rpm(rpm)
-                file = {"name": os.path.basename(place), "relative": f"{folder}/{place}"}
-                found.append({**file, "buildroot_id": rpm["buildroot_id"]})
-        return sorted(found, key=lambda rpm: rpm["name"])
+        found = {
+            f"{folder}/{koji.pathinfo.rpm(rpm)}": rpm["buildroot_id"]
+            for rpm in self.session.listRPMs(buildID=build["id"])
+            if (rpm["arch"] in ("src", "nosrc")) == source
+        }
+        return {path: found[path] for path in sorted(found, key=os.path.basename)}
 
     def upload(self, name: str, data: bytes | str, mode: int = 0o644) -> None:
         """Upload a file, whose name may have one directory in front; a text ends with a newline."""
@@ -212,15 +209,15 @@ class SgxTask(koji.tasks.BaseTaskHandler):
                 self.upload(ATTESTATION, attestation(map(enveloped, made), *key))
         return digest
 
-    def rpms_of_task(self, task_id: int) -> list[dict[str, Any]]:
-        """The binary packages that a build task has made; see `rpms_of`."""
-        found: dict[str, dict[str, Any]] = {}
+    def rpms_of_task(self, task_id: int) -> list[str]:
+        """The binary packages that a build task has made, as `rpms_of` has them."""
+        found: dict[str, str] = {}
         for child in self.session.getTaskChildren(task_id):
             if child["method"] == "buildArch":
                 folder = f"work/{koji.pathinfo.taskrelpath(child['id'])}"
                 for name in self.session.listTaskOutput(child["id"]):
                     if name.endswith(".rpm") and not name.endswith((".src.rpm", ".nosrc.rpm")):
-                        found.setdefault(name, {"name": name, "relative": f"{folder}/{name}"})
+                        found.setdefault(name, f"{folder}/{name}")
         return [found[name] for name in sorted(found)]
 
     def wait_for(self, subtasks: Sequence[int], seconds: float) -> dict[int, Any]:

@@ -9,7 +9,7 @@ fails only when the machinery does.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
@@ -79,33 +79,31 @@ class SgxEnclavesTask(SgxTask):
             self.log(f"{combined.verdict}: {combined.claim}")
             return self._finish(combined, reports)
 
-    def _inspect(self) -> tuple[list[PackageFacts], list[dict[str, str]]]:
-        """What each binary package holds; where those with signed enclaves are to be had."""
-        rpms: list[dict[str, Any]] = []
+    def _inspect(self) -> tuple[list[PackageFacts], dict[str, str]]:
+        """What each binary package holds; path and SHA-256 of those with signed enclaves."""
+        rpms: Iterable[str] = ()
         # what is compared with the release; None for the release alone
         self.what: Optional[str] = None
         if self.binfo is not None:
             self.what, rpms = self.binfo["nvr"], self.rpms_of(self.binfo)
         elif (task := self.asked.get("task_id")) is not None:
             self.what, rpms = f"task {task}", self.rpms_of_task(task)
-        packages, places = [], []
-        for rpm in rpms:
-            name, relative = rpm["name"], rpm["relative"]
-            facts = inspect_package(str(self.build_file(relative)))
+        packages, places = [], {}
+        for path in rpms:
+            facts = inspect_package(str(self.build_file(path)))
             packages.append(facts)
-            self.log(f"{name}: {len(facts.signed)} signed enclave(s) {facts.problem or ''}")
+            self.log(f"{facts.name}: {len(facts.signed)} signed enclave(s) {facts.problem or ''}")
             if facts.signed and facts.digests is not None:
-                sha256 = facts.digests.file
-                places.append({"name": name, "relative": relative, "sha256": sha256})
+                places[path] = facts.digests.file
         return packages, places
 
     def _ask(
-        self, wanted: Sequence[str], places: Sequence[dict[str, str]]
+        self, wanted: Sequence[str], places: Mapping[str, str]
     ) -> tuple[list[Answer], dict[int, dict[str, Any]]]:
         """The subtasks' answers in that order, and their reports."""
         handed_on = ("allow_unpinned", "unsigned_build", "tag_allowed")
         shared = {key: self.asked[key] for key in handed_on if key in self.asked}
-        shared |= {"repo_id": self.repo_id, "rpms": list(places)}
+        shared |= {"repo_id": self.repo_id, "rpms": places}
         shared |= {"releases": self.texts, "release_sha256": self.release_sha256}
         # where nothing is built there is no preparation to share
         split = self.asked.get("split", False) or "unsigned_build" in self.asked

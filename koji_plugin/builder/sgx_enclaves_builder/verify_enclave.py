@@ -72,10 +72,8 @@ class SgxEnclaveTask(SgxTask):
             kept = self.session.getSgxLock(self.release.name)
             self.lock = parse_lock(kept["lock"].encode(), "the hub's lock") if kept else None
             self.lock_sha256 = sha256_of(kept["lock"].encode()) if kept else None
-            self.rpms = {
-                rpm["name"]: self.build_file(rpm["relative"], rpm["sha256"])
-                for rpm in self.asked.get("rpms", [])
-            }
+            rpms = (self.build_file(*rpm) for rpm in self.asked.get("rpms", {}).items())
+            self.rpms = sorted(rpms, key=lambda path: path.name)
             self.build_tag = str(argument(build_tag, "build_tag"))
             place: AbstractContextManager[Place] = nullcontext(Machine())
             # which is not asked for anything where the build is given
@@ -217,7 +215,7 @@ class SgxEnclaveTask(SgxTask):
                 "packages_sha256": packages_sha256,
                 "lock_sha256": self.lock_sha256,
             },
-            packages=[package_at(str(path)) for path in self.rpms.values()],
+            packages=[package_at(str(path)) for path in self.rpms],
             files=[of_file(*file) for file in files if file[0].rpm is not None],
         )
 

@@ -10,7 +10,6 @@ import pytest
 from sgx_enclaves.errors import ArgumentError
 from sgx_enclaves.gate.arguments import argument, options
 
-PACKAGE = {"name": "x.rpm", "relative": "p/x.rpm", "sha256": "0" * 64}
 GIVEN = {"releases": {"r": "text\nof a file"}, "repo_id": 1}
 
 
@@ -82,12 +81,13 @@ def test_what_is_good_is_taken() -> None:
 @pytest.mark.parametrize(
     ("opts", "good"),
     [
-        ({"rpms": []}, True),
-        ({"rpms": [PACKAGE]}, True),
-        ({"rpms": PACKAGE}, False),
-        ({"rpms": [{**PACKAGE, "more": "x"}]}, False),
-        ({"rpms": [{**PACKAGE, "sha256": ""}]}, False),
-        ({"rpms": [{**PACKAGE, "name": "a\x1bb"}]}, False),
+        ({"rpms": {}}, True),
+        ({"rpms": {"p/x.rpm": "0" * 64}}, True),
+        ({"rpms": {"p/x.rpm": 3}}, False),
+        ({"rpms": {"p/x.rpm": ""}}, False),
+        ({"rpms": {"p/x.rpm": None}}, False),
+        ({"rpms": {"a\x1bb": "0" * 64}}, False),
+        ({"rpms": dict.fromkeys(map(str, range(2001)), "0" * 64)}, False),
         ({"rpms": ["x"]}, False),
         ({"releases": {"r": 3}}, False),
         ({"releases": {"": "x"}}, False),

@@ -101,7 +101,7 @@ def test_a_file_that_is_no_package_is_one_subject_that_nobody_can_judge(tmp_path
     path = tmp_path / "x.rpm"
     path.write_bytes(b"no package")
     enclave = RELEASE.enclaves[0]
-    ((judged, comparison),) = package_subjects(path, "x.rpm", RELEASE, enclave, tmp_path)
+    ((judged, comparison),) = package_subjects(path, RELEASE, enclave, tmp_path)
     assert judged.verdict == "unverifiable"
     assert judged.rpm == "x.rpm"
     assert judged.cause
