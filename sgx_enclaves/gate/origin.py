@@ -59,12 +59,9 @@ class SourceFile:
     contents_sha256: Optional[str] = None
 
     def is_pinned(self, artifact: Artifact) -> bool:
-        """Whether it is the file that a release pins; every pin must hold."""
-        if artifact.sha256 is not None:
-            return self.sha256 == artifact.sha256
-        return artifact.contents_sha256 is not None and (
-            self.contents_sha256 == artifact.contents_sha256
-        )
+        """Whether it is the file that a release pins, by its contents if by nothing else."""
+        own = self.contents_sha256 if artifact.sha256 is None else self.sha256
+        return artifact.pinned and own == (artifact.sha256 or artifact.contents_sha256)
 
 
 @dataclass(frozen=True)

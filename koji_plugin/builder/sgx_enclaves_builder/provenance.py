@@ -108,10 +108,7 @@ def source_files(path: str, tree: Release, scratch: Path) -> dict[str, SourceFil
 
     One archive at a time is put into the directory `scratch`, which is left as it was.
     """
-    by_contents = any(
-        artifact.sha256 is None and artifact.contents_sha256 is not None
-        for artifact in tree.sources()
-    )
+    by_contents = any(source.pinned and source.sha256 is None for source in tree.sources())
     found = {}
     with packed(path) as (package, members):
         if package.files and package.file_algorithm != "sha256":

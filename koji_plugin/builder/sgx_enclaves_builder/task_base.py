@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Optional
+from typing import Any, Callable, Optional
 from xmlrpc.client import Fault
 
 import koji
@@ -33,7 +33,7 @@ from sgx_enclaves.release.fetch import Fetcher
 from sgx_enclaves.release.manifest import Manifest
 from sgx_enclaves.release.transport import HttpsTransport
 
-from .config import Config, load_config
+from .config import load_config
 
 # Lets policies see parameters by their names.
 koji.tasks.LEGACY_SIGNATURES.update(SIGNATURES)
@@ -108,16 +108,9 @@ class TaskLog(io.TextIOBase):
 class SgxTask(koji.tasks.BaseTaskHandler):
     """Base of our tasks; it handles none itself."""
 
-    Methods: ClassVar[list[str]] = []
-
-    config: Config
-    log: TaskLog
-    # the directory of what is uploaded
-    outputs: Path
-
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """With `config` and `log`; errors of the core leave as Koji's."""
+        """With `config`, `log`, and `outputs` for what is uploaded; errors leave as Koji's."""
         with koji_errors():
             self.outputs = Path(self.workdir) / "outputs"
             self.log = TaskLog(self.session, Path(self.workdir), self.getUploadDir())

@@ -13,7 +13,7 @@ import fnmatch
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
@@ -66,8 +66,18 @@ def read_settings(path: str) -> Settings:
     # A name alone could be taken by another tag, and a glob by a new one.
     tags = [tag.split(":") for tag in found.tasks_build_tags]
     pins = {name: int(number) for name, number in tags}
-    for message, expected in _contradictions(found, pins):
-        raise InputError(message, file=path, expected=expected)
+    wrong: tuple[str, ...] = ()
+    if len(pins) < len(tags):
+        named = " ".join(found.tasks_build_tags)[:120]
+        wrong = (f"[tasks] build_tags names a tag twice: {named}", "NAME:ID of each tag, once")
+    elif found.hook_enabled and not (found.hook_targets or found.hook_build_tag):
+        message = "[hook] is enabled, but has nowhere to build"
+        wrong = (message, "build_tag, or targets in [hook targets]")
+    elif bool(found.gate_attestations) != bool(found.gate_attestation_keys):
+        message = "[gate] has attestations without keys, or keys without attestations"
+        wrong = (message, "attestations and attestation_keys")
+    if wrong:
+        raise InputError(wrong[0], file=path, expected=wrong[1])
     rules = []
     for glob, text in found.enforce.items():
         words = () if text.lower() in ("", *YES) else text.split()
@@ -77,19 +87,6 @@ def read_settings(path: str) -> Settings:
             error.file = path
             raise
     return replace(found, pins=pins, rules=tuple(rules))
-
-
-def _contradictions(found: Settings, pins: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """What is wrong, and what is expected instead."""
-    if len(pins) < len(found.tasks_build_tags):
-        named = " ".join(found.tasks_build_tags)[:120]
-        yield f"[tasks] build_tags names a tag twice: {named}", "NAME:ID of each tag, once"
-    if found.hook_enabled and not (found.hook_targets or found.hook_build_tag):
-        expected = "build_tag, or targets in [hook targets]"
-        yield "[hook] is enabled, but has nowhere to build", expected
-    if bool(found.gate_attestations) != bool(found.gate_attestation_keys):
-        message = "[gate] has attestations without keys, or keys without attestations"
-        yield message, "attestations and attestation_keys"
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ Koji releases differ, and nowhere else is a version asked for:
 - Until 1.34, a task that the hub makes belongs to whoever calls, whatever owner is asked
   for: the hook's tasks are the builder's user's. From 1.35 they are the build's owner's.
 
-Records and refusals are announced by the message-bus plugins that the hub has: Koji's `protonmsg`
-and Fedora's `koji-fedoramessaging` collect the messages of a call, and send them after it is
-committed. A record's message goes that way. A refusal undoes its call, and its messages with it:
-so it waits in this process, and goes with the next call that is committed here.
+Koji's `protonmsg` and Fedora's `koji-fedoramessaging` send the messages of a call after it is
+committed. A refusal undoes its call, and its messages with it: so it waits in this process, and
+goes with the next call that is committed here.
 """
 
 from __future__ import annotations

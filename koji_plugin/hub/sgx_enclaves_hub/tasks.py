@@ -83,25 +83,18 @@ def sgxEnclaves(
         if "unsigned_build" in opts:
             unsigned = complete_build(opts["unsigned_build"], "unsigned_build")
             opts["unsigned_build"] = lasting_name(unsigned)
-        return start(release, tag, named, opts, argument(channel, "channel"))
+        return start(release, tag, named, opts, channel=argument(channel, "channel"))
 
 
-def start(
-    release: Optional[str],
-    tag: dict[str, Any],
-    build: Any,
-    opts: dict[str, Any],
-    channel: Optional[str] = None,
-    **how: Any,
-) -> int:
-    """Make the task, from arguments that were checked."""
+def start(release: Optional[str], tag: Any, build: Any, opts: dict[str, Any], **how: Any) -> int:
+    """Make the task, from arguments that were checked; `how` are options of Koji's."""
     if not (tag.get("arches") or "").split():
         raise koji.GenericError(
             f"tag {tag['name']} has no architectures, so it has no repo: name a build tag"
         )
     if distrust(tag) is None:
         opts["tag_allowed"] = True
-    channel = channel or settings().tasks_channel
+    channel = how.pop("channel", None) or settings().tasks_channel
     if channel:
         how["channel"] = channel
     return int(make_task(PARENT, [release, tag["name"], build, opts], **how))
