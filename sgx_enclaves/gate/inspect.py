@@ -130,9 +130,8 @@ def _seen(look: Callable[[str], Any], path: str, *_identity: int) -> Any:
 def claims_signed_enclaves(path: str) -> bool:
     """Whether a package says that it holds a signed enclave."""
     with open_package(path) as (package, _stream):
-        return contains_signed_enclaves(
-            package.header.all("PROVIDENAME", str), (f.path for f in package.files)
-        )
+        paths = (file.path for file in package.files)
+        return contains_signed_enclaves(package.header.all("PROVIDENAME", str), paths)
 
 
 def inspect_package(path: str, copies: Copies = ()) -> PackageFacts:

@@ -11,7 +11,7 @@ is never called reproducible: it was given, and `OriginJudgement.says` what was 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -52,24 +52,12 @@ class MadeIn:
 
 
 @dataclass(frozen=True)
-class SourceFile:
-    """A file in a source package; digests of it, and of what it holds if that was looked at."""
-
-    sha256: str
-    contents_sha256: Optional[str] = None
-
-    def is_pinned(self, artifact: Artifact) -> bool:
-        """Whether it is the file that a release pins, by its contents if by nothing else."""
-        own = self.contents_sha256 if artifact.sha256 is None else self.sha256
-        return artifact.pinned and own == (artifact.sha256 or artifact.contents_sha256)
-
-
-@dataclass(frozen=True)
 class BuildHistory:
     """What a build system knows of a build: no task if it was imported.
 
     `generator` is the content generator that brought it, `source` where its source package is said
-    to come from, `package` its binary package with the unsigned enclave, if there is one;
+    to come from, `package` its binary package with the unsigned enclave, if there is one. Of each
+    file in the source package there are the pins that it fits, as `Artifact.pin` has them;
     `problems` say which packages could not be used, and why.
     """
 
@@ -79,7 +67,7 @@ class BuildHistory:
     generator: Optional[str]
     source: Optional[str]
     package: Optional[MadeIn]
-    source_files: Mapping[str, SourceFile]
+    source_files: Mapping[str, Collection[str]]
     problems: Sequence[str] = ()
 
 
@@ -104,11 +92,8 @@ def judge_origin(
     if history.source is not None:
         proved.append(f"said to come from {history.source}")
     opened = ["what its spec file did with them"]
-    others = sorted(
-        name
-        for name, file in history.source_files.items()
-        if not any(file.is_pinned(artifact) for artifact in artifacts)
-    )
+    pins = {artifact.pin for artifact in artifacts}
+    others = sorted(name for name, own in history.source_files.items() if pins.isdisjoint(own))
     if others:
         opened.append(f"the source package's other files ({some(others)})")
     against = list(_from_elsewhere(history, artifacts))
@@ -160,11 +145,8 @@ def _from_elsewhere(history: BuildHistory, artifacts: Iterable[Artifact]) -> Ite
             f"buildroot {package.buildroot}, task of method {package.method}",
         )
     files = history.source_files
-    missing = [
-        artifact.filename
-        for artifact in artifacts
-        if not any(file.is_pinned(artifact) for file in files.values())
-    ]
+    here = {pin for own in files.values() for pin in own}
+    missing = [artifact.filename for artifact in artifacts if artifact.pin not in here]
     if missing:
         message = f"the source package of {history.nvr} does not hold the release's pinned archives"
         found = some(sorted(files)) or "no file"

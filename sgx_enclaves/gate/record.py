@@ -24,8 +24,6 @@ IDENTICAL, DIFFERS, UNVERIFIABLE = "identical", "differs", "unverifiable"
 # The origin of a release that stands in the catalogue; others have the URL they came from.
 CATALOGUE = "catalogue"
 MAX_SIZE = 2 << 20
-
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 T = TypeVar("T")
 
 
@@ -114,14 +112,13 @@ class Record:
         """When it was accepted, in UTC."""
         if self.verified_at is None:
             return None
-        moment = datetime.datetime.strptime(self.verified_at, _TIME)
-        return moment.replace(tzinfo=datetime.timezone.utc)
+        return datetime.datetime.strptime(self.verified_at, "%Y-%m-%dT%H:%M:%S%z")
 
 
 def time_text(moment: Optional[datetime.datetime] = None) -> str:
     """A moment, or now, as records have it."""
     moment = moment or datetime.datetime.now(datetime.timezone.utc)
-    return moment.astimezone(datetime.timezone.utc).strftime(_TIME)
+    return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_record(mapping: object) -> Record:

@@ -46,10 +46,8 @@ def release_of(catalogue: Catalogue, paths: Sequence[str]) -> Release:
     named = {(stem_of(path), version_of(path)) for path in paths}
     found = []
     for release in catalogue.releases.values():
-        versions = {
-            (f"libsgx_{e.file}", e.so_version.value) for e in release.enclaves if e.so_version
-        }
-        if named and named <= versions:
+        known = {(f"libsgx_{e.file}", e.so_version.value) for e in release.enclaves if e.so_version}
+        if named and named <= known:
             found.append(release)
     if len(found) != 1:
         raise CatalogueError(

@@ -32,7 +32,7 @@ from sgx_enclaves.errors import FormatError, InputError, UnsupportedError
 from sgx_enclaves.plain import parse_json, read_schema, record, validate
 
 _TAIL_BYTES, _TAIL_LINES = 8192, 8
-_MAX_OUTPUT = 16 << 20
+MAX_OUTPUT = 16 << 20
 _POLL = 0.5
 # until what is asked to end is killed
 _GRACE = 5.0
@@ -227,9 +227,9 @@ def run_tool(
     # tools print their versions in the language of the user otherwise
     variables.update({"LC_ALL": "C", "LANGUAGE": "C", "TZ": "UTC"}, **(environment or {}))
     with tempfile.TemporaryFile() as out:
-        ended = run_program(command, variables, timeout, out, _MAX_OUTPUT)
+        ended = run_program(command, variables, timeout, out, MAX_OUTPUT)
         out.seek(0)
-        said = out.read(_MAX_OUTPUT)
+        said = out.read(MAX_OUTPUT)
     if ended.status is None:
         return Output(127, ended.problem or f"{command[0]} did not end within {timeout:g} s")
     return Output(ended.status, said.decode("utf-8", "replace"))

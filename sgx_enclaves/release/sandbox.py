@@ -26,8 +26,8 @@ from sgx_enclaves.limits import MIB
 from sgx_enclaves.release import place
 
 RPM_DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
-_MAX_LOG = 256 * MIB
-_PROBE_TIMEOUT = 20.0
+MAX_LOG = 256 * MIB
+PROBE_TIMEOUT = 20.0
 _ENV = "/usr/bin/env"
 _SIGNALLED = 128
 # what the programs around a step end with if they cannot start it
@@ -201,7 +201,7 @@ class Sandbox:
                 out.write(place.log_header(command).encode("utf-8", "replace"))
                 out.flush()
                 ended = place.run_program(
-                    [*argv, *command.argv], {}, command.timeout, out, _MAX_LOG, command.umask
+                    [*argv, *command.argv], {}, command.timeout, out, MAX_LOG, command.umask
                 )
                 ended = _as_step(ended, command, place.log_tail(log)[-1:])
                 with contextlib.suppress(OSError):
@@ -251,7 +251,7 @@ def _proc(isolation: Isolation) -> tuple[str, ...]:
     user = ["--unshare-user"] if isolation is Isolation.USER else []
     words = ["bwrap", "--unshare-pid", *user, "--ro-bind", "/", "/", *own, "true"]
     # bubblewrap's refusal; of a machine that is only slow nothing is known
-    return shared if place.run_tool(words, _PROBE_TIMEOUT).status == 1 else own
+    return shared if place.run_tool(words, PROBE_TIMEOUT).status == 1 else own
 
 
 def best_isolation() -> tuple[Isolation, str]:
@@ -263,7 +263,7 @@ def best_isolation() -> tuple[Isolation, str]:
     for kind in kinds:
         # all that a step asks for: Podman's containers allow namespaces, but no hostname in them
         words = bubblewrap(kind, ["--hostname", "localhost"])
-        output = place.run_tool([*words, _ENV, "true"], _PROBE_TIMEOUT)
+        output = place.run_tool([*words, _ENV, "true"], PROBE_TIMEOUT)
         if output.status == 0:
             return kind, ""
         said = said or output.text.strip()

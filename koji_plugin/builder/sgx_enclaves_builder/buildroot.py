@@ -9,8 +9,7 @@ is held open in it, and no link is followed there. The shell programs below are 
 they work on are their arguments.
 
 kojid itself waits for mock without a deadline. When ours passes, the programs that were started
-are ended, and kojid's own waiting sees them end: nothing is raised into its code, which may be
-talking to the hub.
+are ended: nothing is raised into kojid's code, which may be talking to the hub.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from typing import IO, Any, Optional
 from sgx_enclaves.errors import BuildError
 from sgx_enclaves.limits import MIB, at_most
 from sgx_enclaves.release.place import (
+    MAX_OUTPUT,
     Command,
     Ended,
     LockedPackage,
@@ -38,12 +38,11 @@ from sgx_enclaves.release.place import (
     installed_packages,
     log_header,
 )
-from sgx_enclaves.release.sandbox import RPM_DATABASES
+from sgx_enclaves.release.sandbox import MAX_LOG, PROBE_TIMEOUT, RPM_DATABASES
 
 from .provenance import component_urls
 from .task_base import X86_64, SgxTask
 
-_PROBE_TIMEOUT = 20.0
 _UNSHARE = ("unshare", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--")
 # Installers that run as root unpack with owners; nothing else is needed.
 _SETPRIV = (
@@ -55,7 +54,6 @@ _SETPRIV = (
 _ROUTES = ("cat", "/proc/self/net/route", "/proc/self/net/ipv6_route")
 # mask, folder, command
 _STEP = 'umask "$1" && cd "$2" && shift 2 && exec "$@"'
-_MAX_LOG = 256 * MIB
 _TIMED_OUT, _KILLED = 124, 137
 # mock cleans up after itself when it is asked to end, if it is given the time
 _GRACE = 20.0
@@ -70,7 +68,6 @@ for file; do
     echo "$?" >"$file.status"
 done
 """
-_MAX_OUTPUT = 16 << 20
 # to enter and leave the buildroot, however slow the disk
 _ENTRY = 300.0
 
@@ -212,7 +209,7 @@ class Chroot:
     def shut_off(self, warn: Callable[[str], object]) -> None:
         """Try what the buildroot's programs can do to shut steps off, and use that."""
         commands = [[*_UNSHARE, "true"], [*_SETPRIV, "true"], [*_UNSHARE, *_ROUTES], _ROUTES]
-        unshare, setpriv, inner, outer = self.ask(commands, _PROBE_TIMEOUT)
+        unshare, setpriv, inner, outer = self.ask(commands, PROBE_TIMEOUT)
         for answer, words, what in (
             (unshare, _UNSHARE, "processes of their own"),
             (setpriv, _SETPRIV, "fewer rights"),
@@ -251,8 +248,8 @@ def koji_buildroot(task: SgxTask, build_tag: str, repo_id: int) -> Iterator[Chro
 
 def _text(log: IO[bytes]) -> str:
     """What a short program printed; the file is ours, whatever stands under its name."""
-    data = log.read(_MAX_OUTPUT + 1)
-    at_most(_MAX_OUTPUT, len(data), "a program in the buildroot prints too much", "bytes")
+    data = log.read(MAX_OUTPUT + 1)
+    at_most(MAX_OUTPUT, len(data), "a program in the buildroot prints too much", "bytes")
     return data.decode("utf-8", "replace")
 
 
@@ -330,7 +327,7 @@ def _copy_log(source: IO[bytes], target: Path, tail: str) -> None:
     """Write a log: what the source holds, up to a limit, then the tail."""
     source.seek(0)
     with target.open("wb") as out:
-        left = _MAX_LOG
+        left = MAX_LOG
         while left and (chunk := source.read(min(MIB, left))):
             out.write(chunk)
             left -= len(chunk)

@@ -2,9 +2,7 @@
 """The plugin's configuration, `/etc/kojid/plugins/sgx_enclaves.conf`.
 
 It is read again for each task, and once while kojid starts: a wrong one keeps kojid from
-starting, and the log says what is wrong. Run as a program, this checks a file before:
-
-    python3 PLUGINS/sgx_enclaves_builder/config.py /etc/kojid/plugins/sgx_enclaves.conf
+starting, and the log says what is wrong. Run as a program, this checks a file before.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ class Config:
     catalogue_folders: tuple[Path, ...] = ()
     build_make_timeout: int = 7200
     build_wait_timeout: int = 28800
-    attest_key: Optional[Path] = None
+    attest_key: Optional[str] = None
     attest_builder: Optional[str] = None
 
 

@@ -14,7 +14,7 @@ import koji
 
 from sgx_enclaves.catalogue.records import Enclave, Release
 from sgx_enclaves.errors import SgxEnclavesError, UnsupportedError
-from sgx_enclaves.gate.origin import BuildHistory, MadeIn, SourceFile
+from sgx_enclaves.gate.origin import BuildHistory, MadeIn
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.place import LockedPackage
@@ -52,7 +52,7 @@ def take_unsigned(
         (into / config_name(enclave.file)).write_bytes(found.config)
         package = _made_in(session, path.name, buildroot, binfo["task_id"])
         break
-    sources: dict[str, SourceFile] = {}
+    sources: dict[str, list[str]] = {}
     for rpm in task.rpms_of(binfo, source=True):
         path = task.build_file(rpm)
         try:
@@ -103,8 +103,8 @@ def component_urls(session: Any, buildroot: int, topurl: Optional[str]) -> dict[
     return {_package(r).nevra: f"{folders[r['build_id']]}/{paths.rpm(r)}" for r in rpms}
 
 
-def source_files(path: str, tree: Release, scratch: Path) -> dict[str, SourceFile]:
-    """The files of a source package by name, digested as the release pins its own.
+def source_files(path: str, tree: Release, scratch: Path) -> dict[str, list[str]]:
+    """The files of a source package by name, each with the pins of a release that it would fit.
 
     One archive at a time is put into the directory `scratch`, which is left as it was.
     """
@@ -112,17 +112,15 @@ def source_files(path: str, tree: Release, scratch: Path) -> dict[str, SourceFil
     found = {}
     with packed(path) as (package, members):
         if package.files and package.file_algorithm != "sha256":
-            raise UnsupportedError(
-                "the source package pins its files by another digest than SHA-256",
-                file=path,
-                found=package.file_algorithm,
-            )
+            message = "the source package pins its files by another digest than SHA-256"
+            raise UnsupportedError(message, file=path, found=package.file_algorithm)
         for member in members:
             file = member.file
             names = [path.rpartition("/")[2] for path in (file.path, *member.links)]
-            archive = by_contents and any(map(_ARCHIVE.search, names))
-            source = SourceFile(file.digest, _contents_of(member, scratch) if archive else None)
-            found.update(dict.fromkeys(names, source))
+            pins = [f"sha256 {file.digest}"]
+            if by_contents and any(map(_ARCHIVE.search, names)):
+                pins.append(f"contents_sha256 {_contents_of(member, scratch)}")
+            found.update(dict.fromkeys(names, pins))
     return found
 
 

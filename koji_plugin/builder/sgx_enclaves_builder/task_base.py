@@ -190,8 +190,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         digest = sha256_of(files[REPORT])
         for name, data in files.items():
             self.upload(name, data)
-        if self.config.attest_key is not None:
-            file = str(self.config.attest_key)
+        if (file := self.config.attest_key) is not None:
             key = load_signing_key(read_file(file, DEFAULT_LIMITS.config_size), file, None)
             builder = self.config.attest_builder or TOOL
             try:

@@ -172,13 +172,12 @@ class SgxEnclavesTask(SgxTask):
 
     def _keep(self, record: dict[str, Any]) -> Optional[int]:
         """Have the hub keep the record; a run before this one may have done it."""
-        session = self.session
         try:
-            for known in session.listSgxVerifications(record["build_id"]):
+            for known in self.session.listSgxVerifications(record["build_id"]):
                 if known["task_id"] == self.id:
                     self.log(f"record {known['id']} was made before this task was run again")
                     return int(known["id"])
-            keep = session.host.recordSgxVerification
+            keep = self.session.host.recordSgxVerification
             made = int(despite_deadlocks(keep, self.id, record))
         except koji.GenericError as error:
             if "Invalid method" not in str(error):

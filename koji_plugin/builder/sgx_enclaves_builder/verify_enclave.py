@@ -67,7 +67,6 @@ class SgxEnclaveTask(SgxTask):
             self.catalogue = catalogue_from(files)
             names = argument(enclaves, "enclaves")
             self.release = self.catalogue.release(release).only(names)
-            self._folder = Path(self.workdir)
             # the packages that the buildroot must have, as the hub keeps them for the release
             kept = self.session.getSgxLock(self.release.name)
             self.lock = parse_lock(kept["lock"].encode(), "the hub's lock") if kept else None
@@ -101,12 +100,12 @@ class SgxEnclaveTask(SgxTask):
         origin: Optional[OriginJudgement] = None
         if "unsigned_build" in self.asked:
             origin = self._take(self.asked["unsigned_build"])
-            request = replace(request, built=self._folder / "given", origin=origin)
+            request = replace(request, built=self._given, origin=origin)
         verified = verify_release(
             request,
             fetcher=self.fetcher(allow_unpinned=request.allow_unpinned),
             # nothing that is kept outlives this task
-            store=BuildStore(self._folder / "stages"),
+            store=BuildStore(Path(self.workdir) / "stages"),
         )
         if origin is None:
             packages, more = tuple(place.packages()), ""
@@ -145,11 +144,11 @@ class SgxEnclaveTask(SgxTask):
     def _take(self, build: Any) -> OriginJudgement:
         """The enclave out of a build, and what is to be said of it."""
         (enclave,) = self.release.enclaves
-        given = self._folder / "given"
-        given.mkdir()
+        self._given = Path(self.workdir) / "given"
+        self._given.mkdir()
         self.log(f"taking the unsigned enclave from {build}")
         (tree,) = self.catalogue.plan(self.release)
-        history = take_unsigned(self, build, enclave, tree, given)
+        history = take_unsigned(self, build, enclave, tree, self._given)
         origin = judge_origin(history, tree, self.lock)
         self.log(origin.says)
         return origin

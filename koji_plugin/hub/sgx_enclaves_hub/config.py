@@ -2,9 +2,7 @@
 """The plugin's configuration, read once and checked whole.
 
 A wrong one keeps the plugin from loading, and so takes the hub offline: the log says
-what is wrong. Run as a program it checks a file, before the hub is restarted with it:
-
-    python3 PLUGINS/sgx_enclaves_hub/config.py /etc/koji-hub/plugins/sgx_enclaves.conf
+what is wrong. Run as a program it checks a file, before the hub is restarted with it.
 """
 
 from __future__ import annotations

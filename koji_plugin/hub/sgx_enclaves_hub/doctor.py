@@ -107,12 +107,10 @@ def _build_tags() -> _Checks:
         yield f"[tasks] build tag {name}", False, f"not trusted: {doubts[name]}; name another"
     wanted = {settings().hook_build_tag, *settings().hook_targets.values()} - {""}
     for name in sorted(wanted) if settings().hook_enabled else ():
-        try:
-            arches = get_tag(name, strict=True).get("arches") or ""
-            problem = "" if arches.split() else "has no architectures, so no repo"
-        except koji.GenericError as error:
-            problem = str(error)
-        yield f"[hook] tag {name}", not problem, problem or "has a repo"
+        tag = get_tag(name)
+        has_repo = tag is not None and bool((tag.get("arches") or "").split())
+        problem = "has no architectures, so no repo" if tag else "it does not exist"
+        yield f"[hook] tag {name}", has_repo, "has a repo" if has_repo else problem
 
 
 def _gates() -> _Checks:

@@ -9,7 +9,6 @@ had. All rules that are asked for must hold. `docs/koji.md` has policies with th
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -28,7 +27,7 @@ from sgx_enclaves.gate.record import DIFFERS
 
 from . import hub_api, store
 from .config import settings
-from .hub_api import koji_errors
+from .hub_api import koji_errors, logger
 from .tasks import PERMISSION
 
 MARK = "sgx_enclaves.enforce"
@@ -37,7 +36,6 @@ _MOST_REASONS = 200
 _ONE_AT_A_TIME = "sgx-enclaves-inspection"
 # Other policies have no build in their data.
 _POLICIES = ("tag", "draft_promotion")
-_logger = logging.getLogger("koji.plugin.sgx_enclaves")
 
 
 def rules_of_tag(tag: Mapping[str, Any]) -> list[Rule]:
@@ -55,7 +53,7 @@ def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, di
     records = [row["record"] for row in stored]
     decision = decide(facts, records, rules, hub_api.now(), attested() if stored else None)
     for note in decision.notes:
-        _logger.info("%s: %s", build["nvr"], note)
+        logger.info("%s: %s", build["nvr"], note)
     record = next((row["id"] for row in stored if row["record"] is decision.record), None)
     return decision, {"reasons": list(decision.reasons[:_MOST_REASONS]), "record": record}
 

@@ -41,7 +41,7 @@ _PROTON, _FEDORA = "_koji_plugin__protonmsg", "_koji_plugin__koji-fedoramessagin
 _COLLECTED = "fedmsg_plugin_messages"
 _MOST_WAITING = 1000
 _waiting: collections.deque[Mapping[str, Any]] = collections.deque(maxlen=_MOST_WAITING)
-_logger = logging.getLogger("koji.plugin.sgx_enclaves")
+logger = logging.getLogger("koji.plugin.sgx_enclaves")
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def task_request(task_id: int) -> tuple[str, dict[str, Any]]:
 
 def announce_refusal(**about: Any) -> None:
     """A build was kept out of a tag, or a package out of a build."""
-    _logger.warning("refused: %s", about)
+    logger.warning("refused: %s", about)
     _waiting.append(about)
 
 

@@ -88,11 +88,8 @@ def _require_own(
     for name, expected in wanted.items():
         found = getattr(record, name)
         if found != expected:
-            raise RecordError(
-                f"the record's {name} is not that of task {task_id}",
-                expected=repr(expected),
-                found=repr(found),
-            )
+            message = f"the record's {name} is not that of task {task_id}"
+            raise RecordError(message, expected=repr(expected), found=repr(found))
     if not record.reproducible or record.lock_sha256 is not None:
         return
     # Both when the task was made and now: a tag may have been taken off the list meanwhile.

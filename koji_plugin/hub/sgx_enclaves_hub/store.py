@@ -189,4 +189,4 @@ def build_files(build: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
             copies = [(key, os.path.join(folder, koji.pathinfo.signed(rpm, key))) for key in keys]
             there = [(key, copy) for key, copy in copies if os.path.lexists(copy)]
             files[os.path.join(folder, koji.pathinfo.rpm(rpm))] = there
-    return dict(sorted(files.items(), key=lambda file: os.path.basename(file[0])))
+    return {path: files[path] for path in sorted(files, key=os.path.basename)}

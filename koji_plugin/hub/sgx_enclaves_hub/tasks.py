@@ -5,7 +5,6 @@ a build with signed enclaves completes. They make no builds, so nothing here sta
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -29,11 +28,10 @@ from sgx_enclaves.gate.arguments import PARENT, SIGNATURES, argument, options
 from sgx_enclaves.gate.inspect import claims_signed_enclaves
 
 from .config import settings
-from .hub_api import koji_errors, lasting_name
+from .hub_api import koji_errors, lasting_name, logger
 from .store import build_files, former_names, was_deleted
 
 PERMISSION = "sgx-enclaves"
-_logger = logging.getLogger("koji.plugin.sgx_enclaves")
 # Lets policies see parameters by their names.
 koji.tasks.LEGACY_SIGNATURES.update(SIGNATURES)
 
@@ -147,13 +145,13 @@ def _require_build_task(task_id: int, build: Any) -> None:
 def _require_repo(repo_id: int, tag: Mapping[str, Any]) -> None:
     """Refuse a repository that is not the tag's, or is gone."""
     repo = repo_info(repo_id)
-    found = f"is of tag {repo['tag_name']} and {koji.REPO_STATES[repo['state']]}" if repo else ""
+    found = "does not exist"
+    if repo is not None:
+        found = f"is of tag {repo['tag_name']} and {koji.REPO_STATES[repo['state']]}"
     usable = (koji.REPO_READY, koji.REPO_EXPIRED)
     if repo is None or repo["tag_id"] != tag["id"] or repo["state"] not in usable:
-        raise koji.GenericError(
-            f"repo {repo_id} {found or 'does not exist'}: "
-            f"name a repo of tag {tag['name']} that is there"
-        )
+        hint = f"name a repo of tag {tag['name']} that is there"
+        raise koji.GenericError(f"repo {repo_id} {found}: {hint}")
 
 
 def complete_build(build: Any, name: str) -> dict[str, Any]:
@@ -189,12 +187,12 @@ def _verify(build: dict[str, Any]) -> None:
             return
     except SgxEnclavesError as error:
         # The task will say so in full.
-        _logger.warning("%s: %s", build["nvr"], error)
+        logger.warning("%s: %s", build["nvr"], error)
     target = _target(build.get("task_id")) or ""
     tag = settings().hook_targets.get(target, settings().hook_build_tag)
     if not tag:
-        _logger.info("%s has enclaves; [hook] names no build tag for its target", build["nvr"])
+        logger.info("%s has enclaves; [hook] names no build tag for its target", build["nvr"])
         return
     found = get_tag(tag, strict=True)
     task = start(None, found, lasting_name(build), {}, owner=build["owner_id"])
-    _logger.info("%s has enclaves: verification task %s", build["nvr"], task)
+    logger.info("%s has enclaves: verification task %s", build["nvr"], task)

@@ -481,7 +481,7 @@ def test_a_log_that_cannot_be_written_fails_the_step(best: Isolation, tmp_path: 
 def test_a_step_that_prints_without_end_is_ended(
     best: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sgx_enclaves.release.sandbox._MAX_LOG", 100_000)
+    monkeypatch.setattr("sgx_enclaves.release.sandbox.MAX_LOG", 100_000)
     sandbox = Sandbox(tmp_path / "scratch", "/small-build/tree", best)
     sandbox.path.mkdir(parents=True)
     command = Command(

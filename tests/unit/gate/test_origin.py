@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
-from sgx_enclaves.gate.origin import BuildHistory, MadeIn, SourceFile, judge_origin
+from sgx_enclaves.gate.origin import BuildHistory, MadeIn, judge_origin
 from sgx_enclaves.release.place import LockedPackage
 
 RELEASE = load_catalogue((OWN_FOLDER,)).release("sgx-2.25-dcap-1.22").only(["pce"]).along()
@@ -18,10 +18,7 @@ def objections(packages: dict[str, str]) -> list[str]:
         LockedPackage(name, "x86_64", version, "1", None, "ab", None, "GPL", "")
         for name, version in packages.items()
     )
-    sources = {
-        artifact.filename: SourceFile(artifact.sha256 or "", artifact.contents_sha256)
-        for artifact in RELEASE.sources()
-    }
+    sources = {artifact.filename: [artifact.pin or ""] for artifact in RELEASE.sources()}
     made = MadeIn("enclave.rpm", 1, "buildArch", of_build=True, components=components)
     history = BuildHistory("x-1-1", 1, "build", None, None, made, sources)
     found = judge_origin(history, RELEASE, None).objections

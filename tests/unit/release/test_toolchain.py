@@ -497,7 +497,7 @@ def test_output_is_read_in_a_plain_locale() -> None:
 def test_tools_that_never_end_are_ended(
     script: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sgx_enclaves.release.place._MAX_OUTPUT", 20_000)
+    monkeypatch.setattr("sgx_enclaves.release.place.MAX_OUTPUT", 20_000)
     begun = time.monotonic()
     output = run_tool(["sh", "-c", script], 0.5)
     assert output.status == 127

@@ -525,7 +525,7 @@ def test_what_is_wrong_with_a_set_up_is_named(ready: FakeHub, conf: Path) -> Non
     assert wrong["versions"].endswith("last records: b1 0.0.1; update them, and verify there")
     assert "no verification within a week: b1" in wrong["hosts that verify"]
     assert "the plain rule lets nothing in" in wrong["build tags and locks"]
-    assert "No such tagInfo" in wrong["[hook] tag none"]
+    assert wrong["[hook] tag none"] == "it does not exist"
     assert "a word that cannot be read" in wrong["gated tag broken"]
     assert "nothing is kept out" in wrong["gated tags"]
     ready.answers = {"pg_class": ALL_TABLES}
