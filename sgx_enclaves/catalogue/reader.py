@@ -49,9 +49,8 @@ def load_catalogue(folders: Sequence[Path] = (OWN_FOLDER, USER_FOLDER)) -> Catal
             releases[release.name] = release
     catalogue = Catalogue(releases, replaced)
     for release in releases.values():
-        for enclave in release.enclaves:
-            if enclave.built_in is not None:
-                catalogue.build_of(release, enclave)
+        # each of them must be there
+        catalogue.trees_of(release)
     return catalogue
 
 
