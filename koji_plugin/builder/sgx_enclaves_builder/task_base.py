@@ -232,3 +232,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
             **dict(host.taskWaitResults(self.id, ids, canfail=ids)),
             **dict.fromkeys(late, fault),
         }
+
+    def has_failed(self, task_id: int) -> bool:
+        """Whether a task ended by an error; not whether somebody cancelled it."""
+        return bool(self.session.getTaskInfo(task_id)["state"] == koji.TASK_STATES["FAILED"])

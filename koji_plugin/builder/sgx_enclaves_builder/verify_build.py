@@ -9,6 +9,7 @@ fails only when the machinery does.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Optional
@@ -107,14 +108,19 @@ class SgxEnclavesTask(SgxTask):
         shared |= {"releases": self.texts, "release_sha256": self.release_sha256}
         # where nothing is built there is no preparation to share
         split = self.asked.get("split", False) or "unsigned_build" in self.asked
-        tasks: dict[int, list[str]] = {}
-        for names in built_together(self.catalogue, self.release, wanted, split):
-            arguments = [self.release.name, names, self.build_tag, self.build, shared]
-            number = self.subtask(CHILD, arguments, label=",".join(names), arch=X86_64)
-            tasks[number] = names
-            self.log(f"{', '.join(names)}: task {number}")
+        trees = built_together(self.catalogue, self.release, wanted, split)
         patience = self.asked.get("timeout", self.config.build_wait_timeout)
+        deadline = time.monotonic() + patience
+        tasks = self._give_out(trees, shared, "")
         results = self.wait_for([*tasks], patience)
+        # A restarted hub or database, or what a killed kojid left behind, can fail any task.
+        failed_ones = [number for number in tasks if self.has_failed(number)]
+        for number in failed_ones:
+            self.log(f"task {number} failed: {results[number]['faultString']}; once more")
+        if failed_ones:
+            again = self._give_out([tasks.pop(number) for number in failed_ones], shared, " again")
+            tasks |= again
+            results |= self.wait_for([*again], deadline - time.monotonic())
         answers: dict[str, Answer] = {}
         reports = {}
         for number, names in tasks.items():
@@ -122,6 +128,19 @@ class SgxEnclavesTask(SgxTask):
             answers.update(zip(names, own))
             reports.update({number: report} if report else {})
         return [answers[name] for name in wanted], reports
+
+    def _give_out(
+        self, trees: Iterable[list[str]], shared: Mapping[str, Any], suffix: str
+    ) -> dict[int, list[str]]:
+        """A subtask for each source tree, or the one that an earlier run of this task has made."""
+        tasks = {}
+        for names in trees:
+            arguments = [self.release.name, names, self.build_tag, self.build, shared]
+            label = f"{','.join(names)}{suffix}"
+            number = self.subtask(CHILD, arguments, label=label, arch=X86_64)
+            tasks[number] = names
+            self.log(f"{label}: task {number}")
+        return tasks
 
     def _answers_of(
         self, number: int, names: Sequence[str], result: Any

@@ -359,22 +359,44 @@ def test_a_vendor_s_file_is_uploaded_only_if_it_may_be(world: World, ships: bool
     assert "libsgx_pce.signed.so.sig" in output
 
 
-def test_a_subtask_that_dies_leaves_a_clear_result(
+def test_a_subtask_that_dies_twice_leaves_a_clear_result(
     world: World, buildroots: type[FakeBuildRoot]
 ) -> None:
     buildroots.fails = no_buildroot()
     build = world.signed_build()
     result = world.verify("demo", "demo-build", build["nvr"])
-    assert world.hub.tasks[world.child()].state == "FAILED"
+    tries = [world.hub.tasks[world.child(label)] for label in ("pce", "pce again")]
+    assert [task.state for task in tries] == ["FAILED", "FAILED"]
+    assert tries[0].arguments == tries[1].arguments
+    assert len(world.hub.tasks) == 3
     assert result["verdict"] == "unverifiable"
     cause = result["enclaves"][0]["cause"]
     assert cause == (
-        f"task {world.child()} failed: could not init mock buildroot, mock exited with status 30"
+        f"task {tries[1].id} failed: could not init mock buildroot, mock exited with status 30"
     )
     assert buildroots.made[0].states == ["EXPIRED"]
     record = dict(world.hub.records[0])
     del record["id"]
     assert read_record(record).verdict == "unverifiable"
+
+
+def test_a_subtask_that_dies_once_is_tried_again(
+    world: World, buildroots: type[FakeBuildRoot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_at_first(buildroot: FakeBuildRoot) -> None:
+        if buildroot is buildroots.made[0]:
+            raise no_buildroot()
+
+    monkeypatch.setattr(buildroots, "init", none_at_first)
+    parent = world.hub.make("sgxEnclaves", ["demo", "demo-build", world.signed_build()["nvr"]])
+    result = world.hub.run(parent)
+    assert result["verdict"] == "identical"
+    assert world.hub.tasks[world.child()].state == "FAILED"
+    assert result["enclaves"][0]["task_id"] == world.child("pce again")
+    log = world.hub.output(parent)["sgx-enclaves.log"].decode()
+    assert "could not init mock buildroot, mock exited with status 30; once more" in log
+    assert world.hub.run(parent) == result
+    assert (len(world.hub.tasks), len(world.hub.records)) == (3, 1)
 
 
 def test_a_subtask_whose_report_is_another_one_proves_nothing(
@@ -400,6 +422,22 @@ def test_a_subtask_that_is_late_is_cancelled(world: World, monkeypatch: pytest.M
     assert world.hub.tasks[world.child()].state == "CANCELED"
     assert result["verdict"] == "unverifiable"
     assert "not done within 1 s, and cancelled" in result["claim"]
+    assert len(world.hub.tasks) == 2
+
+
+def test_a_subtask_that_somebody_cancelled_is_not_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.hub.stuck.add("pce")
+
+    def cancelled(_signals: Any, _seconds: float) -> None:
+        world.hub.tasks[world.child()].state = "CANCELED"
+
+    monkeypatch.setattr("signal.sigtimedwait", cancelled)
+    result = world.verify("demo", "demo-build", None, OPTIONS)
+    assert result["verdict"] == "unverifiable"
+    assert f"task {world.child()} failed: Task {world.child()} is canceled" in result["claim"]
+    assert len(world.hub.tasks) == 2
 
 
 def test_a_task_that_is_run_again_finds_its_subtasks_and_its_record(world: World) -> None:
