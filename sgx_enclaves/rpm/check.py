@@ -26,11 +26,6 @@ from sgx_enclaves.rpm.reader import Package
 from sgx_enclaves.rpm.references import Counterpart, Neighbours, PackageReference, Reference
 
 NO_NEIGHBOURS = Neighbours()
-_CODES = {
-    PackageDamagedError: "package-damaged",
-    LimitError: "package-too-large",
-    UnsupportedError: "package-unsupported",
-}
 
 
 def _worst(findings: Iterable[Finding], parts: Iterable[Optional[Outcome]]) -> Optional[Outcome]:
@@ -165,8 +160,14 @@ def _items(
 
 def _package_finding(error: SgxEnclavesError, path: str) -> Finding:
     """An error about a package as a finding; its code says what kind of trouble it is."""
-    codes = (code for kind, code in _CODES.items() if isinstance(error, kind))
-    found = finding_of(error, next(codes, "package-malformed"))
+    code = "package-malformed"
+    if isinstance(error, PackageDamagedError):
+        code = "package-damaged"
+    elif isinstance(error, LimitError):
+        code = "package-too-large"
+    elif isinstance(error, UnsupportedError):
+        code = "package-unsupported"
+    found = finding_of(error, code)
     return replace(found, message=error.message) if error.file == path else found
 
 
