@@ -18,6 +18,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_finish() -> None:
     """Leave what thousands of tests consist of out of garbage collections, in forks as well."""
+    gc.collect()
     gc.freeze()
 
 
