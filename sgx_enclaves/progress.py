@@ -139,6 +139,10 @@ def duration(seconds: float) -> str:
 @contextmanager
 def elapsed(progress: Progress, name: str) -> Iterator[None]:
     """Show each second how long something takes that cannot say how far it is."""
+    # What nobody sees needs no thread, beside which children would be forked.
+    if progress is silent:
+        yield
+        return
     ended = threading.Event()
     begun = time.monotonic()
 

@@ -8,6 +8,7 @@ import io
 import re
 import subprocess
 import sys
+import threading
 import time
 from argparse import Namespace
 from dataclasses import replace
@@ -27,6 +28,7 @@ from sgx_enclaves.progress import (
     TerminalProgress,
     elapsed,
     for_stream,
+    silent,
 )
 from sgx_enclaves.release import transport
 from sgx_enclaves.release.fetch import Fetcher
@@ -241,6 +243,14 @@ def test_what_cannot_say_how_far_it_is_shows_how_long_it_takes(
     with elapsed(PlainProgress(log), "make pce"):
         time.sleep(1.1)
     assert log.getvalue() == ""
+
+
+def test_what_is_shown_to_nobody_starts_no_thread() -> None:
+    before = threading.active_count()
+    with elapsed(silent, "make pce"):
+        assert threading.active_count() == before
+    with elapsed(lambda _event: None, "make pce"):
+        assert threading.active_count() == before + 1
 
 
 def test_terminal_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
