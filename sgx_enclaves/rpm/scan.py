@@ -13,6 +13,7 @@ import functools
 import itertools
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -257,13 +258,19 @@ def _scanned(targets: Sequence[Target], settings: ScanSettings, jobs: int) -> It
         return
     size = max(1, min(_BATCH, len(targets) // (4 * jobs)))
     try:
-        with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
+        with ProcessPoolExecutor(jobs, initializer=_begin_work) as pool:
             yield from pool.map(work, targets, chunksize=size)
     except BrokenProcessPool:
         raise LimitError(
             "a process of the scan died, perhaps for want of memory",
             hint="scan again with fewer --jobs; what was done is in the --state file",
         ) from None
+
+
+def _begin_work() -> None:
+    """A worker ends by Ctrl-C at once: as an exception, that could leave it waiting for work."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent()
 
 
 @functools.lru_cache(maxsize=1)
