@@ -46,20 +46,6 @@ _FRAMES = 1 << 20
 _BOMB = "this looks like a decompression bomb"
 
 
-def _drain(decoder: Any, data: bytes) -> Iterator[bytes]:
-    """Yield all that the input gives, in chunks of bounded size, from whatever decompressor: all
-    have `eof`, `unused_data`, and `decompress(data, max_length)`.
-    """
-    while True:
-        out = decoder.decompress(data, _OUTPUT_CHUNK)
-        if out:
-            yield out
-        # zlib hands input back that it had no room for, lzma keeps it
-        data = getattr(decoder, "unconsumed_tail", b"")
-        if decoder.eof or (not data and len(out) < _OUTPUT_CHUNK):
-            return
-
-
 _lzma = functools.partial(lzma.LZMADecompressor, memlimit=_XZ_MEMORY)
 # How each kind is unpacked, and what is raised when it is broken.
 _DECODERS: Mapping[str, tuple[Callable[[], Any], type[Exception]]] = {
@@ -142,10 +128,8 @@ def _frames(packed: _Packed) -> Iterator[bytes]:
         decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
         reader = decompressor.stream_reader(packed, read_across_frames=True)
         return _pulled(packed, reader, module.ZstdError)
-    if module.__name__ == "pyzstd":
-        options = {module.DParameter.windowLogMax: _WINDOW_LOG}
-    else:
-        options = {module.DecompressionParameter.window_log_max: _WINDOW_LOG}
+    # ZSTD_d_windowLogMax of zstd.h, for which each module has its own name.
+    options = {100: _WINDOW_LOG}
     make = functools.partial(module.ZstdDecompressor, None, options)
     return _streams(packed, "zstd", make, module.ZstdError)
 
@@ -162,7 +146,10 @@ def _pulled(packed: _Packed, reader: Readable, broken: type[Exception]) -> Itera
 def _streams(
     packed: _Packed, kind: str, make: Callable[[], Any], broken: type[Exception]
 ) -> Iterator[bytes]:
-    """Unpack one or more streams back to back, as all of them allow."""
+    """Unpack one or more streams back to back, as all of them allow.
+
+    `make` makes what unpacks one: it has `eof`, `unused_data`, and `decompress(data, max_length)`.
+    """
     pending = packed.read()
     streams = 0
     most = _FRAMES if kind == "zstd" else _STREAMS
@@ -172,10 +159,14 @@ def _streams(
         decoder = make()
         try:
             while not decoder.eof:
-                if not pending:
-                    raise ArchiveError(f"the {kind} data ends too early", file=packed.file)
-                yield from _drain(decoder, pending)
-                pending = b"" if decoder.eof else packed.read()
+                if out := decoder.decompress(pending, _OUTPUT_CHUNK):
+                    yield out
+                # zlib hands input back that it had no room for, the others keep it.
+                pending = getattr(decoder, "unconsumed_tail", b"")
+                if not (decoder.eof or pending or len(out) == _OUTPUT_CHUNK):
+                    pending = packed.read()
+                    if not pending:
+                        raise ArchiveError(f"the {kind} data ends too early", file=packed.file)
         except broken as error:
             raise ArchiveError(f"the {kind} data is broken: {error}", file=packed.file) from None
         pending = decoder.unused_data or packed.read()
