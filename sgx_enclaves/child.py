@@ -113,14 +113,26 @@ def _pieces(reader: int, what: str, seconds: float, memory: int) -> Generator[by
         elif kind == b"E":
             return
         elif kind == b"X" and len(piece) == size:
-            # Costs as much to import as a child takes to start, and mostly there is no error.
-            import json  # noqa: PLC0415
-
-            fields = json.loads(piece)
-            raise getattr(errors, fields.pop("kind"))(**fields)
+            raise _error(piece, what)
         else:
             limits = f"at most {memory // MIB} MiB of memory, {seconds:.0f} s"
             raise LimitError(what, expected=limits)
+
+
+def _error(piece: bytes, what: str) -> SgxEnclavesError:
+    """The error that a child sends, which is none of ours where hostile input has taken it over."""
+    # Costs as much to import as a child takes to start, and mostly there is no error.
+    import json  # noqa: PLC0415
+
+    with contextlib.suppress(AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        fields = json.loads(piece)
+        kind = getattr(errors, fields.pop("kind"))
+        if issubclass(kind, SgxEnclavesError):
+            error: SgxEnclavesError = kind(**fields)
+            # Parts of other types than those of an error's have no words.
+            str(error)
+            return error
+    return UnsupportedError(what, found="an error that is none of ours")
 
 
 def _work(

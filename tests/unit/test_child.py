@@ -110,6 +110,32 @@ def test_pieces_come_one_by_one_and_an_error_as_what_it_was() -> None:
     assert str(raised.value) == "x.rpm at 0x7: cut; get it again"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"kind": "Optional", "message": "it is no error"}',
+        b'{"kind": "annotations", "message": "it is no class"}',
+        b'{"kind": "LimitedError", "message": "it is not there"}',
+        b'{"kind": 1, "message": "it has no name"}',
+        b'{"kind": "LimitError", "message": "x", "status": 0}',
+        b'{"kind": "LimitError", "message": "x", "offset": "y"}',
+        b'{"kind": "LimitError", "message": "x", "file": 1}',
+        b'{"message": "x"}',
+        b"[]",
+        b"1",
+        b"\xff",
+        b"[" * 100_000,
+    ],
+    ids=lambda answer: answer[:60].decode("ascii", "replace"),
+)
+def test_a_child_that_sends_no_error_of_ours_proves_nothing(answer: bytes) -> None:
+    def work(send: Send) -> None:
+        send(answer, b"X")  # type: ignore[call-arg]
+
+    with pytest.raises(UnsupportedError, match=f"{WHAT}.*none of ours"):
+        next(pieces_from_child(work, what=WHAT))
+
+
 def test_a_child_whose_pieces_nobody_wants_any_more_is_ended() -> None:
     def work(send: Send) -> None:
         while True:
