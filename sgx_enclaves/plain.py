@@ -34,13 +34,6 @@ else:
 T = TypeVar("T")
 
 
-def _default(given: Any) -> Any:
-    if not isinstance(given, dataclasses.Field):
-        return given
-    make = given.default_factory
-    return given.default if make is dataclasses.MISSING else make()
-
-
 def _key(self: Any) -> tuple[Any, ...]:
     return tuple(map(self.__dict__.__getitem__, self._record_fields))
 
@@ -59,11 +52,14 @@ class _Methods:
         if len(values) != len(args) + len(kwargs) or not kwargs.keys() <= fields.keys():
             given = ", ".join([f"{len(args)} by position", *kwargs])
             raise TypeError(f"{type(self).__name__} takes {', '.join(fields)}, not {given}")
-        for name, default in fields.items() if len(values) != len(fields) else ():
-            if name not in values:
-                values[name] = _default(default)
-                if values[name] is dataclasses.MISSING:
-                    raise TypeError(f"{type(self).__name__}: argument {name} is missing")
+        for name in [name for name in fields if name not in values]:
+            default = fields[name]
+            if isinstance(default, dataclasses.Field):
+                make = default.default_factory
+                default = default.default if make is dataclasses.MISSING else make()
+            if default is dataclasses.MISSING:
+                raise TypeError(f"{type(self).__name__}: argument {name} is missing")
+            values[name] = default
 
     def __eq__(self, other: object) -> Any:
         return _key(self) == _key(other) if type(other) is type(self) else NotImplemented
@@ -219,12 +215,26 @@ def validate(
         # Of a million mistakes each would cost kilobytes.
         validator, formats = _validator()
         mistakes = validator(schema, format_checker=formats).iter_errors(data)
-        found = islice(mistakes, _MOST_MISTAKES)
-        mistake = min(found, key=lambda m: str(list(m.absolute_path)), default=None)
+        first = islice(mistakes, _MOST_MISTAKES)
+        mistake = min(first, key=lambda m: str(list(m.absolute_path)), default=None)
     except RecursionError:
         raise error("the content is nested too deep", file=file) from None
-    if mistake is not None:
-        _refuse_mistake(mistake, file, error)
+    if mistake is None:
+        return
+    path = list(mistake.absolute_path)
+    rule, value, found = mistake.validator, mistake.validator_value, mistake.instance
+    if rule == "required":
+        path.append(next(key for key in value if key not in found))
+        expected, found = "a value", "nothing"
+    elif rule == "additionalProperties" and isinstance(found, Mapping):
+        known = mistake.schema.get("properties", {})
+        found = next(key for key in found if key not in known)
+        expected = f"one of {', '.join(known)}"
+    else:
+        expected = _expectation(mistake.schema, rule, value)
+    place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
+    message = f"{place or 'the content'} does not fit"
+    raise error(message, file=file, expected=expected, found=_excerpt(found))
 
 
 @functools.cache
@@ -247,23 +257,6 @@ def _resolved(part: Any, schema: Mapping[str, Any]) -> Any:
             return _resolved(schema["definitions"][part["$ref"].rpartition("/")[2]], schema)
         return {k: _resolved(v, schema) for k, v in part.items() if k != "definitions"}
     return [_resolved(item, schema) for item in part] if isinstance(part, list) else part
-
-
-def _refuse_mistake(mistake: Any, file: str, error: type[SgxEnclavesError]) -> NoReturn:
-    path = list(mistake.absolute_path)
-    rule, value, found = mistake.validator, mistake.validator_value, mistake.instance
-    if rule == "required":
-        path.append(next(key for key in value if key not in found))
-        expected, found = "a value", "nothing"
-    elif rule == "additionalProperties" and isinstance(found, Mapping):
-        known = mistake.schema.get("properties", {})
-        found = next(key for key in found if key not in known)
-        expected = f"one of {', '.join(known)}"
-    else:
-        expected = _expectation(mistake.schema, rule, value)
-    place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
-    message = f"{place or 'the content'} does not fit"
-    raise error(message, file=file, expected=expected, found=_excerpt(found))
 
 
 def _expectation(schema: Mapping[str, Any], rule: str, value: object) -> str:

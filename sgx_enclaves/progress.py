@@ -67,9 +67,9 @@ class PlainProgress:
     def __call__(self, event: Event) -> None:
         """Write the event if it is worth a line."""
         text = event.note
-        if not text and event.total and self._seconds(event) >= _PATIENCE:
+        if not text and event.total and (amount := self._amount(event)):
             tenth = event.done * 10 // event.total
-            text = self._amount(event) if tenth > self._tenths.get(event.name, 0) else ""
+            text = amount if tenth > self._tenths.get(event.name, 0) else ""
             self._tenths[event.name] = tenth
         if text:
             self._write(f"{printable(f'{event.name}: {text}')}\n")
@@ -78,20 +78,20 @@ class PlainProgress:
         self._stream.write(text)
         self._stream.flush()
 
-    def _seconds(self, event: Event) -> float:
-        """Since the first event of that name; what is begun again counts from there."""
+    def _amount(self, event: Event) -> str:
+        """How much is done, how fast, and how long the rest takes; nothing in the first second."""
         now = self._clock()
         began, first = self._begun.setdefault(event.name, (now, event.done))
         if event.done < first:
+            # What is begun again counts from there.
             self._begun[event.name] = began, first = now, event.done
-        return now - began
+        if now - began < _PATIENCE:
+            return ""
 
-    def _amount(self, event: Event) -> str:
         def number(value: float) -> str:
             return f"{value / MIB:.1f}" if event.unit == BYTES else f"{value:.0f}"
 
-        seconds = self._seconds(event)
-        rate = (event.done - self._begun[event.name][1]) / seconds if seconds else 0.0
+        rate = (event.done - first) / (now - began)
         speed = f", {number(rate)} {event.unit}/s" if rate and event.unit != SECONDS else ""
         if not event.total:
             return f"{number(event.done)} {event.unit}{speed}"
@@ -112,20 +112,18 @@ class TerminalProgress(PlainProgress):
         if event.note:
             shown = f"{printable(f'{event.name}: {event.note}')}\n"
         elif event.done != event.total:
-            if self._seconds(event) < _PATIENCE or self._clock() < self._next:
+            amount = self._amount(event)
+            if not amount or self._clock() < self._next:
                 return
             self._next = self._clock() + _REFRESH
+            bar = ""
+            if event.total:
+                full = min(_BAR, event.done * _BAR // event.total)
+                bar = f"[{'#' * full}{'.' * (_BAR - full)}] "
             columns = shutil.get_terminal_size().columns - 1
-            shown = f"{printable(event.name)} {_bar(event)}{self._amount(event)}"[:columns]
+            shown = f"{printable(event.name)} {bar}{amount}"[:columns]
         self._write((CLEAR if self._drawn else "") + shown)
         self._drawn = bool(shown) and not event.note
-
-
-def _bar(event: Event) -> str:
-    if not event.total:
-        return ""
-    full = min(_BAR, event.done * _BAR // event.total)
-    return f"[{'#' * full}{'.' * (_BAR - full)}] "
 
 
 def duration(seconds: float) -> str:

@@ -65,7 +65,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         failure = SgxEnclavesError("there is not enough memory; nothing was decided")
     except Exception as error:
         # Python's own exit status for it, 1, would say "differs".
-        failure = SgxEnclavesError(_bug(error))
+        import traceback
+
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"internal error at {last.filename}:{last.lineno}: {type(error).__name__}: {error}"
+        failure = SgxEnclavesError(f"{what}; nothing was decided, please report this bug")
     output.message(str(failure))
     with contextlib.suppress(SgxEnclavesError):
         output.out_json_error(failure, status)
@@ -84,19 +88,16 @@ def _run(arguments: Sequence[str]) -> int:
         output.out(f"sgx-enclaves {__version__}")
         return 0
     if verb not in VERBS:
-        raise InputError(f"unknown verb {verb}", hint=_meant(verb))
+        import difflib
+
+        close = " or ".join(difflib.get_close_matches(verb, VERBS, n=3))
+        meant = f"did you mean {close}? " if close else ""
+        raise InputError(f"unknown verb {verb}", hint=f"{meant}sgx-enclaves help lists all verbs")
     begun = time.monotonic()
     status = verb_named(verb)(parser_of(verb).parse_args(rest))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     output.detail(f"exit status {status}, {time.monotonic() - begun:.2f} s, {memory} MiB")
     return status
-
-
-def _meant(verb: str) -> str:
-    import difflib
-
-    close = " or ".join(difflib.get_close_matches(verb, VERBS, n=3))
-    return f"{f'did you mean {close}? ' if close else ''}sgx-enclaves help lists all verbs"
 
 
 def verb_named(name: str) -> Callable[[argparse.Namespace], int]:
@@ -127,12 +128,3 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     declare(parser, verb.arguments)
     declare(parser, "@everywhere")
     return parser
-
-
-def _bug(error: Exception) -> str:
-    import traceback
-
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"internal error at {last.filename}:{last.lineno}"
-    what = f"{type(error).__name__}: {error}"
-    return f"{place}: {what}; nothing was decided, please report this bug"

@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Union
 
@@ -36,13 +36,8 @@ _COLOURS = {
 _NO_INPUTS = ("output", "html", "action", "kind", "release")
 
 
-class _Run:
-    """What this run wants, and whether it has printed: of two JSON documents none can be read."""
-
-    json = printed = quiet = verbose = False
-
-
-_run = _Run()
+# What this run wants, and whether it has printed: of two JSON documents none can be read.
+_run = argparse.Namespace(json=False, printed=False, quiet=False, verbose=False)
 
 
 def begin(options: Container[str]) -> None:
@@ -52,18 +47,15 @@ def begin(options: Container[str]) -> None:
     _run.verbose = "--verbose" in options or "-v" in options
 
 
-def out(*lines: str) -> None:
+def out(*lines: str, marked: Callable[[str], str] = str) -> None:
     """Print lines to standard output; what is in a line stays in it."""
-    _write("".join(f"{printable(line)}\n" for line in lines))
+    _write("".join(f"{marked(printable(line))}\n" for line in lines))
 
 
 def out_report(text: str) -> None:
     """Print a report, whose own line breaks count; in colour on a terminal that likes it."""
-    lines = [printable(line) for line in text.split("\n")]
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    if _is_terminal() and not plain:
-        lines = [coloured(line) for line in lines]
-    _write("".join(f"{line}\n" for line in lines))
+    out(*text.split("\n"), marked=coloured if _is_terminal() and not plain else str)
 
 
 def width() -> int:
