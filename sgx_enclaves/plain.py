@@ -149,7 +149,8 @@ def as_plain(value: object) -> Any:
     elif isinstance(value, (list, tuple)):
         plain = [as_plain(item) for item in value]
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {name: as_plain(getattr(value, name)) for name in _field_names(type(value))}
+        fields = dataclasses.fields(value)
+        plain = {field.name: as_plain(getattr(value, field.name)) for field in fields}
     elif isinstance(value, (bytes, bytearray, memoryview)):
         plain = value.hex()
     elif isinstance(value, Mapping):
@@ -161,11 +162,6 @@ def as_plain(value: object) -> Any:
     else:
         raise TypeError(f"{type(value).__name__} has no plain form")
     return plain
-
-
-@functools.cache
-def _field_names(cls: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def from_plain(cls: type[T], data: object) -> T:
