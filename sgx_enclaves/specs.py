@@ -26,9 +26,10 @@ from sgx_enclaves.plain import printable
 if TYPE_CHECKING:
     import jinja2
 
-# setup.py puts the folder spec-templates/ there.
+# The templates, the macros and the file attributes: where setup.py puts them, or in a checkout.
 _INSTALLED = Path(__file__).with_name("spec_templates")
 _CHECKOUT = Path(__file__).resolve().parents[1] / "spec-templates"
+TEMPLATES = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 
 class SpecKind(enum.Enum):
@@ -38,11 +39,6 @@ class SpecKind(enum.Enum):
     PREBUILT = "prebuilt"
     GRAFTED = "grafted"
     TOOLCHAIN = "toolchain"
-
-
-def templates_folder() -> Path:
-    """The folder with the templates, the macros and the file attributes."""
-    return _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class SpecRequest:
 def render(request: SpecRequest) -> str:
     """The spec file; a CatalogueError if the release lacks what a package needs."""
     chosen = _toolchain if request.kind is SpecKind.TOOLCHAIN else _values
-    template = _environment(templates_folder()).get_template(f"{request.kind.value}.spec.j2")
+    template = _environment(TEMPLATES).get_template(f"{request.kind.value}.spec.j2")
     return template.render(
         release=request.release,
         date=request.date.strftime("%a %b %d %Y"),
@@ -160,9 +156,12 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
         {tool.name for tool in found.tools} - packaged[tree.name].keys()
         for tree, found in toolchains
     )
+    # What every macro gets first; a release that is a source itself is the last one.
+    accepting = "-u " if request.allow_unpinned else ""
+    described = "" if _is_own(release) else f"-c %{{SOURCE{len(sources) - 1}}} "
     return {
         "kind": request.kind.value,
-        "arguments": _arguments(request, len(sources) - 1),
+        "arguments": _Macros(f"{accepting}{described}{release.name}"),
         "vendor": "Intel" if vendors == {"Intel"} else "the vendor",
         "url": _home(release, trees),
         "notes": notes,
@@ -250,13 +249,6 @@ def _escaped(value: object) -> str:
     if isinstance(value, _Macros):
         return value
     return printable(str(value)).replace("%", "%%")
-
-
-def _arguments(request: SpecRequest, last: int) -> _Macros:
-    """What every macro gets first; a release that is a source itself is the last one."""
-    unpinned = "-u " if request.allow_unpinned else ""
-    source = "" if _is_own(request.release) else f"-c %{{SOURCE{last}}} "
-    return _Macros(f"{unpinned}{source}{request.release.name}")
 
 
 def _is_own(release: Release) -> bool:

@@ -17,7 +17,7 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.errors import CatalogueError
-from sgx_enclaves.specs import SpecKind, SpecRequest, render, sources_of, templates_folder
+from sgx_enclaves.specs import TEMPLATES, SpecKind, SpecRequest, render, sources_of
 
 CATALOGUE = load_catalogue((OWN_FOLDER,))
 NEWEST = "sgx-2.25-dcap-1.22"
@@ -447,7 +447,7 @@ def test_a_wrong_epoch_or_release(
 
 
 def test_the_checkouts_templates_are_found() -> None:
-    assert {path.name for path in templates_folder().iterdir()} == {
+    assert {path.name for path in TEMPLATES.iterdir()} == {
         *(f"{kind.value}.spec.j2" for kind in SpecKind),
         "base.spec.j2",
         "enclaves.rpmlintrc",
@@ -463,7 +463,7 @@ def test_a_template_that_asks_for_what_nobody_gives(
     """Templates and values cannot drift apart in silence."""
     end = "{% endfor %}" if "{%" in line else ""
     (tmp_path / "grafted.spec.j2").write_text(f"{line}{end}\n", "utf-8")
-    monkeypatch.setattr(places, "_INSTALLED", tmp_path)
+    monkeypatch.setattr(places, "TEMPLATES", tmp_path)
     with pytest.raises(jinja2.UndefinedError):
         spec(kind=SpecKind.GRAFTED)
 
