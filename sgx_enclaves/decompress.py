@@ -99,18 +99,14 @@ def unpack(
         raise UnsupportedError(f"compressed with {kind}", file=file)
     else:
         pieces = iter(packed.read, b"")
-    return _bounded(pieces, packed, limits)
-
-
-def _bounded(pieces: Iterator[bytes], packed: _Packed, limits: ArchiveLimits) -> Iterator[bytes]:
     produced, message = 0, "the archive unpacks to more than it may"
     for piece in pieces:
         produced += len(piece)
-        at_most(limits.total_size, produced, message, "bytes", file=packed.file, hint=_BOMB)
+        at_most(limits.total_size, produced, message, "bytes", file=file, hint=_BOMB)
         if produced > max(limits.ratio_grace, packed.consumed * limits.ratio):
             raise LimitError(
                 "the archive unpacks to far more than it holds",
-                file=packed.file,
+                file=file,
                 expected=f"at most {limits.ratio} bytes for a packed byte",
                 found=f"{produced} bytes from {packed.consumed}",
                 hint=_BOMB,
@@ -124,22 +120,18 @@ def _frames(packed: _Packed) -> Iterator[bytes]:
         message = "compressed with zstd, and no Python module for it is installed"
         hint = "install python3-zstandard (on PyPI: zstandard, or pyzstd), or use Python 3.14"
         raise UnsupportedError(message, file=packed.file, hint=hint)
-    if module.__name__ == "zstandard":
-        decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
-        reader = decompressor.stream_reader(packed, read_across_frames=True)
-        return _pulled(packed, reader, module.ZstdError)
-    # ZSTD_d_windowLogMax of zstd.h, for which each module has its own name.
-    options = {100: _WINDOW_LOG}
-    make = functools.partial(module.ZstdDecompressor, None, options)
-    return _streams(packed, "zstd", make, module.ZstdError)
-
-
-def _pulled(packed: _Packed, reader: Readable, broken: type[Exception]) -> Iterator[bytes]:
-    """As zstandard gives them, which does not see whether the last frame is whole."""
+    if module.__name__ != "zstandard":
+        # ZSTD_d_windowLogMax of zstd.h, for which each module has its own name.
+        make = functools.partial(module.ZstdDecompressor, None, {100: _WINDOW_LOG})
+        yield from _streams(packed, "zstd", make, module.ZstdError)
+        return
+    # It does not see whether the last frame is whole.
+    decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
+    reader = decompressor.stream_reader(packed, read_across_frames=True)
     try:
         while piece := reader.read(_OUTPUT_CHUNK):
             yield piece
-    except broken as error:
+    except module.ZstdError as error:
         raise ArchiveError(f"the zstd data is broken: {error}", file=packed.file) from None
 
 

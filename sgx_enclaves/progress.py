@@ -91,7 +91,7 @@ class PlainProgress:
         def number(value: float) -> str:
             return f"{value / MIB:.1f}" if event.unit == BYTES else f"{value:.0f}"
 
-        rate = (event.done - first) / (now - began)
+        rate = (event.done - first) / (now - began) if now > began else 0.0
         speed = f", {number(rate)} {event.unit}/s" if rate and event.unit != SECONDS else ""
         if not event.total:
             return f"{number(event.done)} {event.unit}{speed}"
