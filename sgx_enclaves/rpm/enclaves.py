@@ -35,9 +35,9 @@ from sgx_enclaves.rpm.librpm import PackageFile
 from sgx_enclaves.rpm.payload import PayloadFile
 from sgx_enclaves.rpm.presence import (
     ENCLAVE_FOLDERS,
-    HINTS,
     PROVIDE_PREFIX,
     enclave_name,
+    is_hinted,
     is_in_enclave_folder,
     is_suspect,
     stem_of,
@@ -207,7 +207,7 @@ def is_debug_file(data: bytes) -> bool:
 
 def may_carry_enclaves(package: Package) -> bool:
     """Whether the header alone gives a reason to read the payload; see `is_suspect`."""
-    if not package.header.mentions(HINTS):
+    if not is_hinted(package.header.blob):
         return False
     provides = package.header.all("PROVIDENAME", str)
     # Few of those whose paths have such letters are suspect, and all of a file list takes time.

@@ -254,7 +254,10 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
     signature = read_header(stream, file, limits)
     take(stream, -signature.size % 8, file)
     header = read_header(stream, file, limits)
-    header.require_one_region()
+    if header.has_tags_twice:
+        raise header.wrong("a header is malformed", "each tag once")
+    if not header.is_one_region:
+        raise header.wrong("the header is not one immutable region", "a package of RPM 4 or 6")
     pins = {name: signature.one(tag, str) for tag, name in _HEADER_DIGESTS.items()}
     for name, pinned in pins.items():
         if pinned is not None and pinned != (found := header.digest(name)):

@@ -24,10 +24,9 @@ from sgx_enclaves.errors import RepodataError, UnsupportedError
 from sgx_enclaves.files import DigestedStream, open_regular, read_file, system_errors
 from sgx_enclaves.limits import MIB, ArchiveLimits, at_most
 from sgx_enclaves.plain import printable
-from sgx_enclaves.rpm.presence import HINTS, is_suspect
+from sgx_enclaves.rpm.presence import is_hinted, is_suspect
 
 REPOMD = "repodata/repomd.xml"
-_HINTS = tuple(hint.encode() for hint in HINTS)
 _START = re.compile(rb"<package[\s>]")
 _END = b"</package>"
 _CLOSING = re.compile(rb"\s*(</(metadata|filelists)>\s*)?\Z")
@@ -162,9 +161,9 @@ def _suspects(parser: Any, source: _Source) -> set[str]:
     """Ids of the packages whose files include anything of an enclave."""
     found: set[str] = set()
     parse = parser.xml_parse_filelists_snippet
-    for block in filter(_hinted, _blocks(source)):
+    for block in filter(is_hinted, _blocks(source)):
         # Most of a block is about other packages.
-        for element in filter(_hinted, block.split(_END)):
+        for element in filter(is_hinted, block.split(_END)):
             for package in _parsed(parser, parse, element + _END, source):
                 # Kind, folder, name; newer releases add a digest.
                 files = (entry[1] + entry[2] for entry in package.files if entry[0] != "dir")
@@ -178,7 +177,7 @@ def _packages(parser: Any, source: _Source, suspects: set[str]) -> Listings:
     found: Listings = {}
     parse = parser.xml_parse_primary_snippet
     for block in _blocks(source):
-        hinted = _hinted(block)
+        hinted = is_hinted(block)
         for package in _parsed(parser, parse, block, source, None, 0):
             path = plain_path(package.location_href)
             if path is None or package.location_base:
@@ -248,7 +247,3 @@ def _elements(pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
         raise RepodataError("not a list of packages", file=path)
     if begun and not _CLOSING.match(data):
         raise RepodataError("the list ends too early", file=path)
-
-
-def _hinted(data: bytes) -> bool:
-    return any(hint in data for hint in _HINTS)

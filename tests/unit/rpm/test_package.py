@@ -197,6 +197,8 @@ def test_a_string_needs_its_end() -> None:
         ({1118: ["/a//", "/"]}, "leaves the tree"),
         ({1117: ["x", "y", "y", "z", "v", "w"]}, "twice"),
         ({1030: [0o170644] * 6}, "unknown kind"),
+        # librpm dies of it.
+        ({1118: Raw(9, 2, b"/usr/lib/\0/usr/\0")}, "DIRNAMES does not hold what it should"),
     ],
 )
 def test_file_lists_that_lie(tags: dict[int, Any], message: str) -> None:
