@@ -47,7 +47,7 @@ def judged(
     """All findings about some of the packages, whose enclaves' are then withdrawn if verified."""
     options = Options(table)
     namesakes = Counter((subject.name, subject.arch) for subject in subjects)
-    with contextlib.closing(SharedOpener()) as opener:
+    with SharedOpener() as opener:
         beside = _read_first([s.file for s in subjects if s.suspect and not s.installed], opener)
         references, neighbours = references_for(beside, options)
         for problem in options.problems:

@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO, Callable, NamedTuple, Optional
+from typing import BinaryIO, Callable, NamedTuple
 
 from sgx_enclaves.child import SECONDS, Send, pieces_from_child
 from sgx_enclaves.decompress import unpack
@@ -75,37 +75,44 @@ def packed(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Iterato
 
 
 def _alone(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, None]:
-    with contextlib.closing(_pieces([(package, _unpacked(package, stream))])) as pieces:
+    with contextlib.closing(_pieces([_payload(package, stream)])) as pieces:
         yield from _files(package, pieces)
 
 
-def _pieces(payloads: Sequence[tuple[Package, Iterator[bytes]]]) -> Generator[bytes, None, None]:
+# A package, the seconds that unpacking it may take, and what unpacks it.
+_Payload = tuple[Package, float, Iterator[bytes]]
+
+
+def _pieces(payloads: Sequence[_Payload]) -> Generator[bytes, None, None]:
     """What a child sends of each payload in turn; an empty piece ends each."""
-    seconds = SECONDS
-    for package, _ in payloads:
-        claimed = sum(file.size for file in package.files if file.is_regular)
-        seconds += min(claimed, package.limits.payload.total_size) / _BYTES_A_SECOND
 
     def work(send: Send) -> None:
-        for package, archive in payloads:
+        for package, _, archive in payloads:
             Unpacker(package, archive).run(send)
 
     what = f"{payloads[0][0].file}: the payload cannot be read"
+    seconds = SECONDS + sum(seconds for _, seconds, _ in payloads)
     return pieces_from_child(work, what=what, seconds=seconds)
 
 
 def _files(package: Package, pieces: Iterator[bytes]) -> Iterator[PayloadFile]:
+    def read() -> bytes:
+        """The next piece; an empty one is the end, which who passes over an error does not get."""
+        piece = next(pieces, None)
+        if piece is None:
+            raise PackageError("the payload was not read to its end", file=package.file)
+        return piece
+
     groups = package.hard_links
-    while head := _next(package, pieces):
+    while head := read():
         index, has_content = FILE_HEAD.unpack(head)
         file = package.files[index]
         # Of hard links one has the content; files without any have a digest too.
         if has_content or (file.is_regular and index not in groups):
-            chunks = _sized(package, pieces, file.size if has_content else 0)
-            yield from _payload_file(package, file, chunks)
+            yield from _payload_file(package, file, file.size if has_content else 0, read)
 
 
-class SharedOpener:
+class SharedOpener(contextlib.ExitStack):
     """An `Opener` of packages whose payloads one child process unpacks, in the order of `plan`.
 
     A child costs as much as a payload of some megabytes. What is read in another order, or
@@ -113,20 +120,27 @@ class SharedOpener:
     """
 
     def __init__(self) -> None:
-        self._open = contextlib.ExitStack()
+        super().__init__()
         self._opened: dict[str, tuple[Package, BinaryIO]] = {}
         self._queue: list[str] = []
-        self._pieces: Optional[Generator[bytes, None, None]] = None
+        self._pieces: Generator[bytes, None, None]
 
     def plan(self, paths: Iterable[str]) -> None:
         """In which order payloads are going to be read, of packages that were opened before."""
-        self._queue = [path for path in paths if path in self._opened]
+        payloads = {}
+        for path in paths:
+            # Without the packages whose payload is damaged.
+            with contextlib.suppress(KeyError, SgxEnclavesError):
+                payloads[path] = _payload(*self._opened[path])
+        if payloads:
+            self._queue = list(payloads)
+            self._pieces = self.enter_context(contextlib.closing(_pieces([*payloads.values()])))
 
     @contextmanager
     def __call__(self, path: str) -> Iterator[Contents]:
         """See `packed`; the first packages stay open until `close`."""
         if path not in self._opened and len(self._opened) < _TOGETHER:
-            self._opened[path] = self._open.enter_context(open_package(path))
+            self._opened[path] = self.enter_context(open_package(path))
         if path not in self._opened:
             with packed(path) as contents:
                 yield contents
@@ -136,48 +150,16 @@ class SharedOpener:
 
     def _read(self, path: str) -> Generator[PayloadFile, None, None]:
         package, stream = self._opened[path]
-        if self._pieces is None and path in self._queue[:1]:
-            # Without the packages whose payload is damaged.
-            archives = {}
-            for queued in self._queue:
-                with contextlib.suppress(SgxEnclavesError):
-                    archives[queued] = self._opened[queued][0], _unpacked(*self._opened[queued])
-            self._queue = list(archives)
-            self._pieces = _pieces(list(archives.values())) if archives else None
-        if self._pieces is None or path not in self._queue[:1]:
+        if path not in self._queue[:1]:
             yield from _alone(package, stream)
             return
         del self._queue[0]
         try:
             yield from _files(package, self._pieces)
         except BaseException:
-            self._end()
-            raise
-
-    def _end(self) -> None:
-        if self._pieces is not None:
             self._pieces.close()
-        self._pieces, self._queue = None, []
-
-    def close(self) -> None:
-        """End the child and close the packages."""
-        self._end()
-        self._open.close()
-
-
-def _next(package: Package, pieces: Iterator[bytes]) -> bytes:
-    """The next piece; an empty one is the end, which who passes over an error does not get."""
-    piece = next(pieces, None)
-    if piece is None:
-        raise PackageError("the payload was not read to its end", file=package.file)
-    return piece
-
-
-def _sized(package: Package, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-    while size > 0:
-        piece = _next(package, pieces)
-        size -= len(piece)
-        yield piece
+            self._queue = []
+            raise
 
 
 class _Source:
@@ -193,8 +175,8 @@ class _Source:
         return data
 
 
-def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
-    """What unpacks the payload, whose digests are right and whose form is the header's."""
+def _payload(package: Package, stream: BinaryIO) -> _Payload:
+    """The payload, whose digests are right and whose form is the header's."""
     header, file, start = package.header, package.file, package.payload_start
     form = header.one("PAYLOADFORMAT", str) or "cpio"
     if form != "cpio":
@@ -231,25 +213,30 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
         if found != pinned:
             message = "the digest of the payload is wrong"
             raise package.damaged(message, f"{name} {pinned}", found, offset=start)
-    source = _Source(stream.fileno(), start)
-    return unpack(source, file, package.limits.payload, None if unpacked else compressor)
+    limits, source = package.limits.payload, _Source(stream.fileno(), start)
+    pieces = unpack(source, file, limits, None if unpacked else compressor)
+    claimed = sum(file.size for file in package.files if file.is_regular)
+    return package, min(claimed, limits.total_size) / _BYTES_A_SECOND, pieces
 
 
 def _payload_file(
-    package: Package, file: PackageFile, chunks: Iterable[bytes]
+    package: Package, file: PackageFile, size: int, read: Callable[[], bytes]
 ) -> Iterator[PayloadFile]:
     """The file; what nobody has read of it when the next is asked for, is read and checked."""
     group = package.hard_links.get(file.index, ())
-    content = _content(package, file, chunks)
+    content = _content(package, file, size, read)
     yield PayloadFile(file, tuple(f.path for f in group if f.index != file.index), content)
     for _chunk in content:
         pass
 
 
-def _content(package: Package, file: PackageFile, chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _content(
+    package: Package, file: PackageFile, size: int, read: Callable[[], bytes]
+) -> Iterator[bytes]:
     """The chunks of a file; behind the last one, their digest is checked if the header has one."""
     digest = hashlib.new(package.file_algorithm, usedforsecurity=False)
-    for chunk in chunks:
+    while size > 0 and (chunk := read()):
+        size -= len(chunk)
         digest.update(chunk)
         yield chunk
     found = digest.hexdigest()
@@ -273,37 +260,31 @@ def _installed_files(package: Package, root: str) -> Iterator[PayloadFile]:
             _compare_installed(package, file, place)
     for file, place in files:
         group = package.hard_links.get(file.index, (file,))
-        if file.is_regular and group[-1].index == file.index:
-            with _open_installed(package, file, place) as stream:
-                chunks = iter(functools.partial(stream.read, MIB), b"")
-                yield from _payload_file(package, file, chunks)
+        if not file.is_regular or group[-1].index != file.index:
+            continue
+        problem = f"{file.path!r} cannot be read"
+        with system_errors(package.file, problem, error=PackageDamagedError):
+            handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
+            os.close(handle)
+            message = f"{file.path!r} has another size than the header says"
+            found = f"{status.st_size} bytes"
+            raise package.damaged(message, f"a file of {file.size} bytes", found)
+        with os.fdopen(handle, "rb") as stream:
+            read = functools.partial(stream.read, MIB)
+            yield from _payload_file(package, file, file.size, read)
 
 
 def _compare_installed(package: Package, file: PackageFile, place: str) -> None:
     """What is no regular file must be what the header says: a link could be a file now."""
+    expected = f"a {file.kind}" + (f" {file.target}" if stat.S_ISLNK(file.mode) else "")
     try:
         mode = os.lstat(place).st_mode
-        kind = KINDS.get(stat.S_IFMT(mode), "")
-        found = os.readlink(place) if stat.S_ISLNK(mode) else ""
+        target = f" {os.readlink(place)}" if stat.S_ISLNK(mode) else ""
+        found = f"a {KINDS[stat.S_IFMT(mode)]}{target}"
     except OSError as error:
-        kind, found = "", error.strerror or str(error)
-    if kind != file.kind or (stat.S_ISLNK(file.mode) and found != file.target):
-        raise package.damaged(
-            f"{file.path!r} is not what the package installed",
-            f"a {file.kind} {file.target}".rstrip(),
-            f"a {kind} {found}".rstrip() if kind else found,
-            hint="install the package again",
-        )
-
-
-def _open_installed(package: Package, file: PackageFile, place: str) -> BinaryIO:
-    problem = f"{file.path!r} cannot be read"
-    with system_errors(package.file, problem, error=PackageDamagedError):
-        handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
-        os.close(handle)
-        message = f"{file.path!r} has another size than the header says"
-        found = f"{status.st_size} bytes"
-        raise package.damaged(message, f"a file of {file.size} bytes", found)
-    return os.fdopen(handle, "rb")
+        found = error.strerror or str(error)
+    if found != expected:
+        message = f"{file.path!r} is not what the package installed"
+        raise package.damaged(message, expected, found, hint="install the package again")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import replace
 from functools import partial
@@ -100,8 +99,7 @@ def test_one_child_for_several_packages(
     forks: list[int] = []
     fork = os.fork
     monkeypatch.setattr(os, "fork", lambda: forks.append(1) or fork())  # type: ignore[func-returns-value]
-    opener = SharedOpener()
-    with contextlib.closing(opener):
+    with SharedOpener() as opener:
         for path in contents:
             with opener(path):
                 assert not forks
@@ -118,8 +116,7 @@ def test_a_damaged_package_does_not_hide_others(tmp_path: Path, where: int) -> N
     data = bytearray(Path(first).read_bytes())
     data[where] ^= 1
     Path(first).write_bytes(data)
-    opener = SharedOpener()
-    with contextlib.closing(opener):
+    with SharedOpener() as opener:
         for path in (first, *others):
             with opener(path):
                 pass
@@ -133,6 +130,21 @@ def test_a_damaged_package_does_not_hide_others(tmp_path: Path, where: int) -> N
         assert all_of(opener, others[1]) == packages(tmp_path)[others[1]] + b"y"
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_malformed_file_list_does_not_hide_others(tmp_path: Path) -> None:
+    contents = packages(tmp_path)
+    first, bad, last = contents
+    Path(bad).write_bytes(write_rpm([RpmFile("/usr/x", b"x")], tags={1028: [1, 2]}))
+    with SharedOpener() as opener:
+        for path in contents:
+            with opener(path):
+                pass
+        opener.plan(contents)
+        assert all_of(opener, first) == contents[first] + b"y"
+        with pytest.raises(PackageError, match="about FILESIZES"):
+            all_of(opener, bad)
+        assert all_of(opener, last) == contents[last] + b"y"
 
 
 def test_other_content_is_refused(tree: Tree) -> None:
