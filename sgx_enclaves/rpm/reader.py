@@ -34,8 +34,8 @@ _ALGORITHMS = {
     **{12: "sha3_256", 14: "sha3_512"},
 }
 _GHOST = 1 << 6
-# Where a part may be empty or begin with a dot.
-_PERHAPS_ODD = re.compile(r"/[/.]|/\Z").search
+# A part that is empty or only dots.
+_ODD = re.compile(r"/\.{0,2}(?:/|\Z)")
 
 
 @record
@@ -74,8 +74,7 @@ class Package:
 
     def damaged(self, message: str, expected: str, found: str, **more: Any) -> PackageDamagedError:
         """The error for other bytes than the header pins."""
-        given = {"file": self.file, "expected": expected, "found": found, **more}
-        return PackageDamagedError(message, **given)
+        return PackageDamagedError(message, file=self.file, expected=expected, found=found, **more)
 
     def _required(self, tag: str) -> str:
         value = self.header.one(tag, str)
@@ -151,22 +150,16 @@ class Package:
         message = "all paths together are too long"
         at_most(limits.paths_size, sum(sizes), message, "bytes", file=self.file)
         paths = [folders[index] + name for name, index in zip(names, indexes)]
+        start = "/" if self.is_source else ""
         for path in paths:
-            # Most paths are done with here.
-            if self.is_source or not path.startswith("/") or _PERHAPS_ODD(path):
-                self._require_plain(path)
+            whole = start + path
+            if whole[:1] != "/" or (_ODD.search(whole) and (start or path != "/")):
+                expected = "a relative path" if start else "an absolute path without '..'"
+                message = f"a file's path leaves the tree or is not plain: {path!r}"
+                raise self.header.wrong(message, expected)
         if len(set(paths)) != len(paths):
             raise self.header.wrong("a path is in the package twice", "each path once")
         return paths
-
-    def _require_plain(self, path: str) -> None:
-        absolute = path.startswith("/")
-        parts = path[1:].split("/") if absolute else path.split("/")
-        if absolute is self.is_source or (path != "/" and {"", ".", ".."} & set(parts)):
-            raise self.header.wrong(
-                f"a file's path leaves the tree or is not plain: {path!r}",
-                "a relative path" if self.is_source else "an absolute path without '..'",
-            )
 
     def _check_claims(self, files: list[PackageFile]) -> None:
         """Refuse a package that claims to unpack to more than it may."""
@@ -249,8 +242,7 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
             if lead[:4] == b"\x7fELF"
             else "name an RPM package, or get it again",
         )
-    if len(lead) < _LEAD_SIZE:
-        raise truncated(file, _LEAD_SIZE, len(lead))
+    take(stream, _LEAD_SIZE - len(lead), file)
     signature = read_header(stream, file, limits)
     take(stream, -signature.size % 8, file)
     header = read_header(stream, file, limits)
