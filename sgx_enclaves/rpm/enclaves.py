@@ -155,8 +155,7 @@ def metadata_notes(data: Content) -> Iterator[tuple[int, memoryview]]:
 
 def has_metadata_section(data: Content) -> bool:
     """Whether a file has a section `.note.sgxmeta`, whatever else of it lies."""
-    sections = _sections(data) if data.find(_NAME) >= 0 else iter(())
-    return any(name == _NAME for name, _offset, _type, _flags in sections)
+    return data.find(_NAME) >= 0 and any(name == _NAME for name, *_rest in _sections(data))
 
 
 def _sections(data: Content, start: int = 0) -> Iterator[tuple[bytes, int, int, int]]:
@@ -187,13 +186,10 @@ def enclaves_within(data: bytes) -> tuple[int, ...]:
         at = magic.start()
         sections = itertools.islice(_sections(data, at), _MOST_SECTIONS)
         found.update({offset: at for name, offset, _type, _flags in sections if name == _NAME})
-    starts = []
-    for note, _content in metadata_notes(data):
-        if note not in found:
-            # It is the file's own.
-            return ()
-        starts.append(found[note])
-    return tuple(starts)
+    # Another note is the file's own.
+    if not all(note in found for note, _content in metadata_notes(data)):
+        return ()
+    return tuple(found[note] for note, _content in metadata_notes(data))
 
 
 def is_debug_file(data: bytes) -> bool:
@@ -294,11 +290,11 @@ def enclaves_among(
     Holds one file at a time, as long as the caller does too.
     """
     symbolic: Optional[dict[str, list[str]]] = {} if package.is_source else None
-    enclaves = 0
+    limits, enclaves = package.limits, 0
     for member in members:
         file = member.file
         if configs and file.path.endswith(CONFIG_SUFFIX):
-            limit, message = package.limits.enclave.config_size, f"{file.path!r} is too large"
+            limit, message = limits.enclave.config_size, f"{file.path!r} is too large"
             at_most(limit, file.size, message, "bytes", file=package.file)
             yield ConfigFile(file.path, b"".join(member.chunks))
             continue
@@ -313,12 +309,20 @@ def enclaves_among(
             continue
         enclaves += 1
         message = "the package has too many enclaves"
-        at_most(package.limits.enclaves, enclaves, message, file=package.file)
+        at_most(limits.enclaves, enclaves, message, file=package.file)
         if symbolic is None:
             symbolic = Links(package).to_files()
         links = {*member.links, *(link for path in paths for link in symbolic.get(path, ()))}
-        yield _judged(package, member, tuple(sorted(links)), held)
-        del held
+        # All of it was read, so it has the digest that the header pins, if it does.
+        pinned = file.digest if package.file_algorithm == "sha256" else ""
+        problem, signed = None, False
+        try:
+            signed = any(EnclaveImage.parse(held, file.path, limits.enclave).descriptor)
+        except SgxEnclavesError as error:
+            problem = None if is_debug_file(held) else error
+        sha256 = pinned or sha256_of(held)
+        yield PackedEnclave(file.path, tuple(sorted(links)), held, problem, signed, sha256)
+        del held, problem
 
 
 def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optional[bytes]:
@@ -335,13 +339,8 @@ def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optio
         return None
     # Unlike joining a list, this does not hold the file twice; and it need not grow, which takes
     # two of the milliseconds that rpmlint's check has.
-    buffer = io.BytesIO()
-    if first:
-        buffer.seek(member.file.size - 1)
-        buffer.write(b"\0")
-        buffer.seek(0)
-    for chunk in chunks:
-        buffer.write(chunk)
+    buffer = io.BytesIO(bytes(member.file.size if first else 0))
+    buffer.writelines(chunks)
     data = buffer.getvalue()
     return data if named or is_enclave(data) else None
 
@@ -355,19 +354,3 @@ def mention_metadata(chunks: Iterable[bytes]) -> bool:
             return True
         end = (end + chunk[-_LONGEST_MARK:])[-_LONGEST_MARK:]
     return False
-
-
-def _judged(
-    package: Package, member: PayloadFile, links: tuple[str, ...], data: bytes
-) -> PackedEnclave:
-    path = member.file.path
-    # All of it was read, so it has the digest that the header pins, if it does.
-    pinned = member.file.digest if package.file_algorithm == "sha256" else ""
-    sha256 = pinned or sha256_of(data)
-    problem = None
-    signed = False
-    try:
-        signed = any(EnclaveImage.parse(data, path, package.limits.enclave).descriptor)
-    except SgxEnclavesError as error:
-        problem = None if is_debug_file(data) else error
-    return PackedEnclave(path, links, data, problem, signed, sha256)
