@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from sgx_enclaves.enclave.verdict import BlockFacts, Difference, FileFacts
     from sgx_enclaves.explain.description import Description
     from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict
-    from sgx_enclaves.rpm.check import EnclaveResult, PackageResult
-    from sgx_enclaves.rpm.scan import Survey
+    from sgx_enclaves.rpm.check import PackageResult
 
 # How long a digest is shown where it only distinguishes files on a screen.
 _DIGITS = 16
@@ -84,10 +83,6 @@ def _details(finding: Finding, most: int) -> str:
     return f": {', '.join(details)}" if details else ""
 
 
-def _against(findings: Iterable[Finding]) -> list[Finding]:
-    return [finding for finding in findings if finding.severity is not Severity.NOTE]
-
-
 # Lines of a terminal, and how many findings, causes and ranges to show, and whether whole
 # digests: fewer when the report would not fit.
 _SCREEN = 24
@@ -127,10 +122,13 @@ def _verdict_rows(
     verdict: Verdict, most_findings: int, most_causes: int, most_differences: int, whole: bool
 ) -> Iterator[Row]:
     # our own build chooses it, unless the line says who else did
-    chosen = "" if verdict.sdk_from == "our build" else f", chosen by {verdict.sdk_from}"
-    sdk = f", SDK {verdict.sdk}{chosen}" if verdict.sdk else ""
+    by = "" if verdict.sdk_from == "our build" else f", chosen by {verdict.sdk_from}"
+    sdk = f", SDK {verdict.sdk}{by}" if verdict.sdk else ""
     for role in ROLES:
-        yield role, _file(getattr(verdict, role), whole) + (sdk if role == "config" else "")
+        facts: FileFacts = getattr(verdict, role)
+        digest = facts.sha256 if whole else facts.sha256[:_DIGITS]
+        chosen = sdk if role == "config" else ""
+        yield role, f"{facts.name}, {facts.size} bytes, sha256 {digest}{chosen}"
     for check in verdict.checks:
         yield check.state.value, f"{check.name}: {_CLAIMS.get(check.name, check.claim)}"
     # in full where somebody might rely on the verdict, last of all where a screen is full
@@ -147,10 +145,11 @@ def _verdict_rows(
     explanation = verdict.explanation or _UNEXPLAINED
     causes = explanation.causes
     elsewhere = _SHOWN_ELSEWHERE if causes and explanation.differences else ()
-    against = [f for f in _against(verdict.findings) if f.code not in elsewhere]
-    notes = [finding for finding in verdict.findings if finding.severity is Severity.NOTE]
-    yield from _some("why", [_finding_words(f) for f in against], most_findings)
-    yield from _some("note", [_finding_words(f) for f in notes], most_findings)
+    against = (f for f in verdict.findings if f.severity is not Severity.NOTE)
+    why = [_finding_words(f) for f in against if f.code not in elsewhere]
+    notes = [_finding_words(f) for f in verdict.findings if f.severity is Severity.NOTE]
+    yield from _some("why", why, most_findings)
+    yield from _some("note", notes, most_findings)
     hint = f" -> {causes[0].hint}" if causes and causes[0].hint else ""
     texts = [cause.message + (hint if cause is causes[0] else "") for cause in causes]
     yield from _some("cause", texts, most_causes)
@@ -166,11 +165,6 @@ def _some(label: str, texts: Sequence[str], most: int, omitted: int = 0) -> Iter
         # Ranges beyond those that were kept are counted, nowhere listed.
         has = "--json has them" if not omitted else "--json has more"
         yield "", f"... and {more} more; {has}"
-
-
-def _file(facts: FileFacts, whole: bool) -> str:
-    digest = facts.sha256 if whole else facts.sha256[:_DIGITS]
-    return f"{facts.name}, {facts.size} bytes, sha256 {digest}"
 
 
 def _block_words(block: BlockFacts, ours: Optional[str], whole: bool) -> str:
@@ -215,7 +209,8 @@ _REASONS, _LONGEST_VALUE = 3, 120
 
 def reasons(findings: Iterable[Finding]) -> list[str]:
     """What speaks against it, each reason once: an enclave's blocks often have the same."""
-    texts = list(dict.fromkeys(f.message + _details(f, _LONGEST_VALUE) for f in _against(findings)))
+    against = (finding for finding in findings if finding.severity is not Severity.NOTE)
+    texts = list(dict.fromkeys(f.message + _details(f, _LONGEST_VALUE) for f in against))
     more = len(texts) - _REASONS
     return texts[:_REASONS] + ([f"and {more} more, see the JSON report"] if more > 0 else [])
 
@@ -272,25 +267,14 @@ def result_dict(result: PackageResult) -> dict[str, object]:
         "file": result.file,
         "package": result.nevra,
         **_fields(result, "outcome exit_status findings"),
-        "enclaves": [_packaged_enclave(enclave) for enclave in result.enclaves],
-    }
-
-
-def _packaged_enclave(enclave: EnclaveResult) -> dict[str, object]:
-    return {
-        **_fields(enclave, "path links name signed size sha256 reference"),
-        **_fields(enclave, "outcome exit_status findings"),
-        "verdict": None if enclave.verdict is None else verdict_dict(enclave.verdict),
-    }
-
-
-def survey_dict(survey: Survey) -> dict[str, object]:
-    """What a scan rests on."""
-    return {
-        "scanned": len(survey.targets) + survey.passed,
-        "by_repodata_alone": survey.passed,
-        "listed_but_absent": survey.absent,
-        "repodata_problems": [problem.as_dict() for problem in survey.problems],
+        "enclaves": [
+            {
+                **_fields(enclave, "path links name signed size sha256 reference"),
+                **_fields(enclave, "outcome exit_status findings"),
+                "verdict": enclave.verdict and verdict_dict(enclave.verdict),
+            }
+            for enclave in result.enclaves
+        ],
     }
 
 
