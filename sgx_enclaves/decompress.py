@@ -60,19 +60,17 @@ class _Packed:
     """The packed bytes, counted and bounded."""
 
     def __init__(self, raw: Readable, file: str, limit: int) -> None:
-        self.file = file
-        self._raw = raw
-        self._limit = limit
-        self.head = self._pending = raw.read(6)
-        self.consumed = len(self.head)
+        self.file, self.consumed = file, 0
+        self._raw, self._limit, self._pending = raw, limit, b""
+        self.head = self._pending = self.read(6)
 
-    def read(self, _size: int = -1) -> bytes:
+    def read(self, size: int = _INPUT_CHUNK) -> bytes:
         """The next piece; empty at the end."""
-        if self._pending:
-            data, self._pending = self._pending, b""
+        data, self._pending = self._pending, b""
+        if data:
             return data
         try:
-            data = self._raw.read(_INPUT_CHUNK)
+            data = self._raw.read(size)
         except OSError as error:
             raise ArchiveError(f"cannot be read: {error.strerror}", file=self.file) from None
         self.consumed += len(data)

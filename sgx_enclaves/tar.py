@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import ArchiveError, InputError, UnsupportedError
@@ -200,26 +200,23 @@ class TarStream:
         self._take(-size % _BLOCK)
         if flag in _GNU_LONG:
             key = _GNU_LONG[flag]
-            return {key: self._extended(key, data.rstrip(b"\0"))}
-        said = {}
+            return {key: self._text(data.rstrip(b"\0"), _TEXTS[key])}
+        said: dict[str, Any] = {}
         for key, value in self._pax_records(data):
             if key.startswith("GNU.sparse.") or key == "hdrcharset":
                 raise self._error(f"pax key {key} is not supported")
             if flag == b"g" and key == "comment" and _COMMIT.fullmatch(value):
                 self.commit = value.decode("ascii")
-            if key in _TEXTS or key in _NUMBERS:
-                if flag == b"g":
-                    raise self._error(f"a global pax header sets {key}")
-                said[key] = self._extended(key, value)
+            if flag == b"g" and key in (*_TEXTS, *_NUMBERS):
+                raise self._error(f"a global pax header sets {key}")
+            if key in _TEXTS:
+                said[key] = self._text(value, _TEXTS[key])
+            elif key in _NUMBERS:
+                number = _NUMBERS[key].fullmatch(value)
+                if number is None:
+                    raise self._error(f"a pax {'time' if key == 'mtime' else key} is not a number")
+                said[key] = int(number[1])
         return said
-
-    def _extended(self, key: str, value: bytes) -> Union[str, int]:
-        if key in _TEXTS:
-            return self._text(value, _TEXTS[key])
-        match = _NUMBERS[key].fullmatch(value)
-        if match is None:
-            raise self._error(f"a pax {'time' if key == 'mtime' else key} is not a number")
-        return int(match[1])
 
     def _pax_records(self, data: bytes) -> Iterator[tuple[str, bytes]]:
         """Split pax records: decimal length, blank, key, `=`, value, newline."""

@@ -22,8 +22,6 @@ from sgx_enclaves.evidence.report import MAX_REPORT, REPORT, Plain, read_beside,
 from sgx_enclaves.files import open_regular, read_file, sha256_of, system_errors, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 
-_MAX_FILE = 512 * MIB
-
 
 def recheck(args: argparse.Namespace) -> int:
     file = _report_at(args.report)
@@ -108,7 +106,7 @@ def verify_attestation(args: argparse.Namespace) -> int:
     status = int(any(item.verdict not in (None, "identical") for item in found))
     files = []
     for path in args.file:
-        data = read_file(path, _MAX_FILE)
+        data = read_file(path, 512 * MIB)
         signers = sorted(statements.signers_for(found, sha256_of(data)))
         enough = len(signers) >= args.threshold
         status = max(status, not enough)

@@ -23,7 +23,6 @@ from sgx_enclaves.cli.declare import VERBS, declare
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 
 EXIT_UNVERIFIABLE = 2
-EXIT_INTERRUPTED = 130
 
 
 def usage() -> str:
@@ -60,7 +59,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         failure = error
     except KeyboardInterrupt:
         failure = SgxEnclavesError("interrupted")
-        status = EXIT_INTERRUPTED
+        status = 130
     except MemoryError:
         failure = SgxEnclavesError("there is not enough memory; nothing was decided")
     except Exception as error:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from sgx_enclaves.catalogue import writing
@@ -92,7 +92,12 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
 
 def releases(args: argparse.Namespace) -> int:
     if args.action == "new":
-        output.print_or_write(args, writing.toml_of(_draft(args)), name="toml")
+        if args.sgx is None or args.dcap is None:
+            raise InputError("two source trees are needed", hint="name them with --sgx and --dcap")
+        sgx = writing.source_tree(args.sgx, args.sgx_release)
+        dcap = writing.source_tree(args.dcap, args.dcap_release)
+        draft = draft_release(Trees(sgx, dcap), chosen_catalogue(args))
+        output.print_or_write(args, writing.toml_of(draft), name="toml")
         return 0
     if args.action == "list":
         return _list(args, chosen_catalogue(args))
@@ -124,14 +129,6 @@ def _list(args: argparse.Namespace, catalogue: Catalogue) -> int:
 def _unpinned(catalogue: Catalogue, release: Release) -> list[str]:
     """The facts without a pin: the release's own, and of the trees that it is built in."""
     return list(dict.fromkeys((*release.unpinned, *catalogue.unpinned_digests(release))))
-
-
-def _draft(args: argparse.Namespace) -> Release:
-    if args.sgx is None or args.dcap is None:
-        raise InputError("two source trees are needed", hint="name them with --sgx and --dcap")
-    sgx = writing.source_tree(args.sgx, args.sgx_release)
-    dcap = writing.source_tree(args.dcap, args.dcap_release)
-    return draft_release(Trees(sgx, dcap), chosen_catalogue(args))
 
 
 def _pin(args: argparse.Namespace, release: Release) -> int:
@@ -167,38 +164,31 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
 
 
 def _check(args: argparse.Namespace, release: Release) -> int:
-    build, _ = release.own_tree()
     if args.route is not None or args.enclaves:
+        build, _ = release.own_tree()
         built = [enclave.name for enclave in release.enclaves if enclave.build is not None]
         routes = {route.id: route.enclaves for route in build.routes}
         names = args.enclaves or routes.get(args.route, built)
         release = release.only(names).along(args.route)
     archives = vendor.fetch_sources(release, chosen_fetcher(args))
+    build, _ = release.own_tree()
+    isolation, reason = best_isolation()
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
-        checked = _checked(release, archives, Path(scratch))
-        checks = [{"what": what, "problem": problem or None} for what, problem in checked]
-    status = int(any(check["problem"] for check in checks))
+        tree, path = None, Path(scratch, "tree")
+        if isolation is Isolation.NONE:
+            output.note(f"make's targets are not looked for: {reason}")
+        else:
+            tree = Machine(isolation=isolation).open(path, build.root)
+            path = tree.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+        lay_out(path, build, archives, output.progress())
+        found = [*writing.check_tree(release, path)]
+        found += find_targets(release, tree, Path(scratch, "log")) if tree is not None else ()
+    checks = [{"what": what, "problem": problem or None} for what, problem in found]
+    status = int(any(problem for _, problem in found))
     plain = {"release": release.name, "exit_status": status, "checks": checks}
     output.answer(args, plain, "checked.txt")
     return status
-
-
-def _checked(
-    release: Release, archives: Mapping[str, Fetched], scratch: Path
-) -> Iterator[tuple[str, str]]:
-    build, _ = release.own_tree()
-    isolation, reason = best_isolation()
-    tree = None
-    if isolation is Isolation.NONE:
-        output.note(f"make's targets are not looked for: {reason}")
-    else:
-        tree = Machine(isolation=isolation).open(scratch / "tree", build.root)
-    path = scratch / "tree" if tree is None else tree.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lay_out(path, build, archives, output.progress())
-    yield from writing.check_tree(release, path)
-    if tree is not None:
-        yield from find_targets(release, tree, scratch / "log")
 
 
 def _repack(args: argparse.Namespace, release: Release) -> int:
@@ -276,18 +266,14 @@ def fetch(args: argparse.Namespace) -> int:
         if wanted:
             _write_signed(args, chosen, signed)
     if args.into is not None:
-        _copy(named, args.into)
+        make_folder(args.into)
+        for name, path in named.items():
+            # a file of --local may lie there already
+            there = contextlib.suppress(shutil.SameFileError)
+            with system_errors(str(args.into / name), "cannot be written"), there:
+                shutil.copyfile(path, args.into / name)
     output.answer(args, {"release": release.name, "files": files}, "fetched.txt")
     return 0
-
-
-def _copy(files: Mapping[str, Path], into: Path) -> None:
-    make_folder(into)
-    for name, path in files.items():
-        # a file of --local may lie there already
-        there = contextlib.suppress(shutil.SameFileError)
-        with system_errors(str(into / name), "cannot be written"), there:
-            shutil.copyfile(path, into / name)
 
 
 def _write_signed(
