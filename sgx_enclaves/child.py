@@ -86,7 +86,7 @@ def _pieces(reader: int, what: str, seconds: float, memory: int) -> Generator[by
     ahead, left = bytearray(), seconds
 
     def take(size: int) -> bytes:
-        """So many bytes; fewer where the child has ended."""
+        """So many bytes."""
         nonlocal left
         while len(ahead) < size:
             start = time.monotonic()
@@ -95,7 +95,8 @@ def _pieces(reader: int, what: str, seconds: float, memory: int) -> Generator[by
             if not ready:
                 raise LimitError(what, expected="an answer in time")
             if not (more := os.read(reader, _PIPE)):
-                break
+                limits = f"at most {memory // MIB} MiB of memory, {seconds:.0f} s"
+                raise LimitError(what, expected=limits)
             ahead.extend(more)
         with memoryview(ahead) as held:
             taken = bytes(held[:size])
@@ -103,20 +104,15 @@ def _pieces(reader: int, what: str, seconds: float, memory: int) -> Generator[by
         return taken
 
     while True:
-        head = take(_PIECE.size)
-        kind, size = _PIECE.unpack(head) if len(head) == _PIECE.size else (b"", 0)
+        kind, size = _PIECE.unpack(take(_PIECE.size))
         if size > memory:
             raise LimitError(what, expected=f"at most {memory} bytes of answer")
         piece = take(size)
-        if kind == b"D" and len(piece) == size:
-            yield piece
-        elif kind == b"E":
+        if kind == b"E":
             return
-        elif kind == b"X" and len(piece) == size:
+        if kind != b"D":
             raise _error(piece, what)
-        else:
-            limits = f"at most {memory // MIB} MiB of memory, {seconds:.0f} s"
-            raise LimitError(what, expected=limits)
+        yield piece
 
 
 def _error(piece: bytes, what: str) -> SgxEnclavesError:
