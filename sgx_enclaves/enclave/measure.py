@@ -6,13 +6,14 @@ block were parsed; checked here is what needs both: ranges, overlaps, and cost. 
 psw/urts/loader.cpp of the SDK (build_sections, build_contexts, validate_layout_table).
 
 A page costs one 64-byte record when it is added and, when it is measured, 16 times a 64-byte
-record and 256 bytes. Long runs of pages are laid out in a buffer of 1 MiB of address space, in
-which only the offsets change. Source: Intel SDM vol. 3D, ECREATE, EADD, EEXTEND.
+record and 256 bytes. Long runs of equal pages are hashed 64 KiB of address space at a time, between
+which only the upper bytes of offsets change. Source: Intel SDM vol. 3D, ECREATE, EADD, EEXTEND.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import struct
@@ -33,12 +34,13 @@ from sgx_enclaves.enclave.metadata import (
 from sgx_enclaves.enclave.sigstruct import SECINFO_EXTERNAL, SECINFO_TCS, SECINFO_W
 from sgx_enclaves.enclave.verdict import Range
 from sgx_enclaves.errors import FormatError, LimitError, SgxEnclavesError, UnsupportedError
-from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.limits import DEFAULT_LIMITS, Limits, at_most
 from sgx_enclaves.plain import record
 
 _METADATA_1_3 = Version(1, 3)
 ZERO_PAGE = memoryview(bytes(PAGE_SIZE))
 _MOST_LISTED = 1 << 17
+_TOO_OFTEN = "layout entries are repeated too often"
 
 # Offsets of the fields of a TCS that are relative to its own page (SDM 38.8).
 _TCS_RELATIVE_FIELDS = (16, 48, 56)
@@ -161,7 +163,7 @@ def checked_layout(
             raise FormatError("a layout group repeats another group")
         repeated = Repetition(entries, 1, item.load_times, item.load_step)
         count += len(entries) + repeated.added.times * len(repeated.added.entries)
-        _check_count(count, limits.layout_entries)
+        at_most(limits.layout_entries, count, _TOO_OFTEN, "layout entries")
         if item.load_times * item.load_step > block.header.enclave_size:
             raise FormatError(
                 "a thread group leaves the enclave",
@@ -183,19 +185,14 @@ def checked_layout(
     return layout
 
 
-def _check_count(found: int, most: int) -> None:
-    if found > most:
-        message = "layout entries are repeated too often"
-        raise LimitError(message, expected=f"at most {most} layout entries", found=str(found))
-
-
 def _check_ranges(image: EnclaveImage, block: Block, layout: Sequence[Repetition]) -> None:
     size = block.header.enclave_size
     # Where a group's range lies behind what it repeats, its repetitions lie behind each other: one
     # range will do. Where such ranges do not fit, each repetition is listed, which takes memory.
     with contextlib.suppress(FormatError):
         return _check_order(image, size, [r.hull for r in layout])
-    _check_count(sum(r.times * len(r.entries) for r in layout), _MOST_LISTED)
+    listed = sum(r.times * len(r.entries) for r in layout)
+    at_most(_MOST_LISTED, listed, _TOO_OFTEN, "layout entries")
     placed = [(a, a + e.page_count * PAGE_SIZE) for e, a in itertools.chain(*layout)]
     return _check_order(image, size, placed)
 
@@ -251,7 +248,7 @@ def _one_segment(
             page, (end - page) // PAGE_SIZE, flags | (SECINFO_W if writable else 0), True, piece
         )
         position = end
-    first_zero = page_floor(max(position, start))
+    first_zero = page_floor(position)
     end = page_ceil(start + segment.p_memsz)
     if end > first_zero:
         yield PageRun(first_zero, (end - first_zero) // PAGE_SIZE, flags, True, ZERO_PAGE)
@@ -311,17 +308,14 @@ _CHUNK = 256
 _CHUNKS = PAGE_SIZE // _CHUNK
 _OFFSET_IN_RECORD = 8
 
-# 1 MiB of address space: the lowest two and a half bytes of an offset never change within it.
-_WINDOW_PAGES = 256
-_WINDOW = _WINDOW_PAGES * PAGE_SIZE
-# Below this many pages, laying out a window costs more than it saves.
+# 64 KiB of address space: only the lowest two bytes of an offset change within it.
+_WINDOW = 1 << 16
+# Below this many pages, cutting a window costs more than it saves.
 _LEAST_FOR_WINDOW = 64
-_MOST_WINDOWS = 4
 
 _ADDED_PAGE = struct.Struct("<8sQQ40x")
 _MEASURED_PAGE = struct.Struct("<8sQQ40x" + _CHUNKS * f"8sQ48x{_CHUNK}s")
 _SPLIT = struct.Struct(_CHUNKS * f"{_CHUNK}s")
-_HIGH_PAGE_BITS = bytes(page >> 4 for page in range(_WINDOW_PAGES))
 
 # Is given the address that the measurement has come to, and the enclave's size.
 Watch = Callable[[int, int], object]
@@ -376,13 +370,12 @@ def measure(
     base: int,
     watch: Optional[Watch] = None,
 ) -> bytes:
-    """Hash an enclave's creation; `watch` is called after each MiB of equal pages.
+    """Hash an enclave's creation; `watch` is called at each whole MiB within equal pages.
 
     `size` is SECS.SIZE, `base` the distance from SECS.BASEADDR to the image, both in bytes.
     """
     digest = hashlib.sha256()
     digest.update(struct.pack("<8sIQ44x", b"ECREATE", ssa_frame_size, size))
-    windows: dict[tuple[int, bool, bytes], _Window] = {}
     for run in runs:
         offset = run.offset + base & 0xFFFF_FFFF_FFFF_FFFF
         pages = len(run.content) // PAGE_SIZE
@@ -392,20 +385,19 @@ def measure(
                 page = run.content[at : at + PAGE_SIZE]
                 digest.update(_records(offset + index * PAGE_SIZE, run.flags, run.measured, page))
             continue
-        key = (run.flags, run.measured, bytes(run.content) if run.measured else b"")
-        if key not in windows:
-            # A few buffers serve the alternation of stacks and other pages of threads.
-            if len(windows) >= _MOST_WINDOWS:
-                windows.clear()
-            windows[key] = _Window(run)
-        for number, part in enumerate(windows[key].parts(offset, run.count)):
-            digest.update(part)
-            if watch is not None:
-                watch(run.offset + number * _WINDOW, size)
+        parts = _window(run.flags, run.measured, bytes(run.content))
+        end = offset + run.count * PAGE_SIZE
+        for start in range(offset - offset % _WINDOW, end, _WINDOW):
+            records = (start >> 16).to_bytes(6, "little").join(parts)
+            # At the ends of the run, a window is only partly within it.
+            first, last = (min(max(at - start, 0), _WINDOW) for at in (offset, end))
+            digest.update(records[first * len(records) // _WINDOW : last * len(records) // _WINDOW])
+            if watch is not None and start % (1 << 20) == 0:
+                watch(start - base, size)
     return digest.digest()
 
 
-def _records(offset: int, flags: int, measured: bool, page: memoryview) -> bytes:
+def _records(offset: int, flags: int, measured: bool, page: bytes | memoryview) -> bytes:
     """EADD and, if measured, EEXTEND records of one page, in one stroke."""
     if not measured:
         return _ADDED_PAGE.pack(b"EADD", offset, flags)
@@ -416,37 +408,15 @@ def _records(offset: int, flags: int, measured: bool, page: memoryview) -> bytes
     return _MEASURED_PAGE.pack(*values)
 
 
-class _Window:
-    """The records of up to 256 equal pages that start at a multiple of 1 MiB."""
-
-    def __init__(self, run: PageRun) -> None:
-        # The two lowest bytes of an offset are the same every 16 pages.
-        pages = [_records(n * PAGE_SIZE, run.flags, run.measured, run.content) for n in range(16)]
-        self._size = len(pages[0])
-        self._buffer = bytearray().join(pages) * (_WINDOW_PAGES // len(pages))
-        self._view = memoryview(self._buffer)
-        # Where a page's records hold an offset.
-        first = _RECORD + _OFFSET_IN_RECORD
-        self._positions = [_OFFSET_IN_RECORD, *range(first, self._size, _RECORD + _CHUNK)]
-        self._start: Optional[int] = None
-
-    def parts(self, offset: int, count: int) -> Iterator[memoryview]:
-        end = offset + count * PAGE_SIZE
-        while offset < end:
-            start = offset - offset % _WINDOW
-            stop = min(end, start + _WINDOW)
-            self._move_to(start)
-            first, last = (offset - start) // PAGE_SIZE, (stop - start) // PAGE_SIZE
-            yield self._view[first * self._size : last * self._size]
-            offset = stop
-
-    def _move_to(self, start: int) -> None:
-        # The third byte of an offset is half the window's, those above all are.
-        for byte in range(2, 8):
-            high = start >> 8 * byte & 0xFF
-            if self._start is None or high != self._start >> 8 * byte & 0xFF:
-                own = _HIGH_PAGE_BITS if byte == 2 else bytes(_WINDOW_PAGES)
-                values = bytes(high | bits for bits in own)
-                for position in self._positions:
-                    self._buffer[position + byte :: self._size] = values
-        self._start = start
+@functools.lru_cache(maxsize=4)
+def _window(flags: int, measured: bool, content: bytes) -> list[bytes]:
+    """The records of 16 equal pages from a multiple of 64 KiB on, without the upper six bytes of
+    each offset: what stands before, between and behind these.
+    """
+    starts = range(0, _WINDOW, PAGE_SIZE)
+    records = b"".join(_records(start, flags, measured, content) for start in starts)
+    size = len(records) // len(starts)
+    first = _RECORD + _OFFSET_IN_RECORD
+    offsets = [_OFFSET_IN_RECORD, *range(first, size, _RECORD + _CHUNK)]
+    cuts = [page + offset + 2 for page in range(0, len(records), size) for offset in offsets]
+    return [records[a:b] for a, b in zip([0, *(cut + 6 for cut in cuts)], [*cuts, len(records)])]
