@@ -13,8 +13,7 @@ it, and the SDKs differ, its user must say it: the vendor's file never chooses.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Optional
 
@@ -110,7 +109,10 @@ class _Comparison:
         self._policy = policy
         self._names = names
         self._limits = limits
-        self._facts = list(map(_facts, names, inputs, (*digests, None)))
+        self._facts = [
+            FileFacts(name, len(data), sha256 or hashlib.sha256(data).hexdigest())
+            for name, data, sha256 in zip(names, inputs, (*digests, None))
+        ]
         self._image: Optional[EnclaveImage] = None
         self._vendor: Optional[Descriptor] = None
         self._sdk_from = "nothing"
@@ -178,10 +180,9 @@ class _Comparison:
             require_unsigned(image)
             return image
         except SgxEnclavesError as error:
-            found = finding_of(error, "reference-unusable")
             if self._are_swapped():
-                found = replace(found, hint="the two are swapped: name our unsigned build first")
-            self._findings.append(found)
+                error.hint = "the two are swapped: name our unsigned build first"
+            self._findings.append(finding_of(error, "reference-unusable"))
             return None
 
     def _are_swapped(self) -> bool:
@@ -194,12 +195,10 @@ class _Comparison:
 
     def _compare_payload(self, image: EnclaveImage) -> None:
         ours, theirs = self._built, self._signed
-        equal = (
-            len(ours) == len(theirs)
-            # Copies less than to cut both.
-            and theirs.startswith(ours[: image.descriptor_offset])
-            and theirs.endswith(ours[image.descriptor_end :])
-        )
+        area = image.descriptor_offset, image.descriptor_end
+        # Copies less than to cut both.
+        surrounded = theirs.startswith(ours[: area[0]]) and theirs.endswith(ours[area[1] :])
+        equal = len(ours) == len(theirs) and surrounded
         self._states["payload"] = CheckState.PROVED if equal else CheckState.REFUTED
         if len(ours) != len(theirs):
             self._found(
@@ -209,7 +208,6 @@ class _Comparison:
                 expected=f"{len(ours)} bytes",
                 found=f"{len(theirs)} bytes",
             )
-        area = image.descriptor_offset, image.descriptor_end
         for first, _ in islice(differing_ranges(ours, theirs, self._payload(ours, area)), 1):
             self._found(
                 "payload-differs",
@@ -221,23 +219,26 @@ class _Comparison:
             )
 
     def _payload(self, ours: bytes, area: Range) -> list[Range]:
-        """What both files have before and behind a metadata area."""
-        if self._states["payload"] is CheckState.PROVED:
-            return []
-        common = min(len(ours), len(self._signed))
-        return outside([(0, common)], [area])
+        """What both files have before and behind a metadata area, unless they are equal there."""
+        whole = (0, min(len(ours), len(self._signed)))
+        return [] if self._states["payload"] is CheckState.PROVED else outside([whole], [area])
 
     def _read_vendor(self, image: EnclaveImage) -> Optional[Descriptor]:
-        area, self._vendor_offset = self._vendor_area(image)
-        if area is None:
-            return None
+        """Its area is where our build has it; in a file that differs, where its own headers say."""
+        self._vendor_offset = image.descriptor_offset
+        area = self._signed[image.descriptor_offset : image.descriptor_end]
+        if self._states["payload"] is not CheckState.PROVED:
+            try:
+                other = EnclaveImage.parse(self._signed, self._names[1], self._limits)
+            except SgxEnclavesError as error:
+                self._findings.append(finding_of(error, "signed-malformed"))
+                return None
+            area, self._vendor_offset = other.descriptor, other.descriptor_offset
         try:
             vendor = Descriptor.parse(area, self._limits)
         except SgxEnclavesError as error:
-            found = finding_of(error, "metadata-malformed")
-            message = f"{self._names[1]}: {found.message}"
-            where = self._vendor_offset + (found.offset or 0)
-            self._findings.append(replace(found, message=message, offset=where))
+            error.file, error.offset = self._names[1], self._vendor_offset + (error.offset or 0)
+            self._findings.append(finding_of(error, "metadata-malformed"))
             return None
         if not vendor.is_signed:
             self._found(
@@ -249,18 +250,6 @@ class _Comparison:
             )
             return None
         return vendor
-
-    def _vendor_area(self, image: EnclaveImage) -> tuple[Optional[bytes], int]:
-        """Where our build has it; in a file that differs, where its own headers say."""
-        start, end = image.descriptor_offset, image.descriptor_end
-        if self._states["payload"] is CheckState.PROVED:
-            return self._signed[start:end], start
-        try:
-            other = EnclaveImage.parse(self._signed, self._names[1], self._limits)
-        except SgxEnclavesError as error:
-            self._findings.append(finding_of(error, "signed-malformed"))
-            return None, start
-        return other.descriptor, other.descriptor_offset
 
     def _check_signatures(self, vendor: Descriptor) -> None:
         defects: list[Finding] = []
@@ -293,27 +282,16 @@ class _Comparison:
             self._states["policy"] = CheckState.PROVED
 
     def _regenerate(self, image: EnclaveImage, generation: Optional[Generation]) -> None:
+        """Follow each SDK that it may be; one that writes what another does is left out."""
         blocks = self._vendor.blocks if self._vendor else ()
+        made: dict[bytes, Regenerated] = {}
+        problems: list[SgxEnclavesError] = []
+        candidates: tuple[Generation, ...] = ()
         try:
             config = Config.parse(self._config_data, self._names[2], self._limits)
             candidates = candidate_generations(image, generation)
-            made = self._regenerate_each(image, config, candidates, blocks)
         except SgxEnclavesError as error:
-            self._findings.append(finding_of(error, "metadata-not-regenerated"))
-            return
-        self._sdk_from = "option" if generation else "our build"
-        self._choose(made)
-
-    def _regenerate_each(
-        self,
-        image: EnclaveImage,
-        config: Config,
-        candidates: Sequence[Generation],
-        blocks: tuple[Block, ...],
-    ) -> list[Regenerated]:
-        """What each SDK's tool would write, without those that write the same or refuse."""
-        made: dict[bytes, Regenerated] = {}
-        problems: list[SgxEnclavesError] = []
+            problems.append(error)
         for candidate in candidates:
             try:
                 fips = wants_fips_by_argument(candidate, blocks)
@@ -322,8 +300,10 @@ class _Comparison:
             except SgxEnclavesError as error:
                 problems.append(error)
         if not made:
-            raise problems[0]
-        return list(made.values())
+            self._findings.append(finding_of(problems[0], "metadata-not-regenerated"))
+            return
+        self._sdk_from = "option" if generation else "our build"
+        self._choose(list(made.values()))
 
     def _choose(self, made: list[Regenerated]) -> None:
         """The vendor's metadata may show which SDK it was, and prove nothing by that."""
@@ -390,22 +370,19 @@ class _Comparison:
             self._findings.append(finding_of(error, "measurement-failed"))
             return
         hash_at = Block.SIGSTRUCT_OFFSET + Sigstruct.range_of("enclavehash")[0]
-        wrong = [
-            (index, block)
-            for index, block in enumerate(vendor.blocks)
-            if {block.sigstruct.enclavehash} != right
-        ]
-        self._states["measurement"] = CheckState.REFUTED if wrong else CheckState.PROVED
-        for index, block in wrong:
-            self._found(
-                "measurement-differs",
-                "the signature is for an enclave with another MRENCLAVE than our build's",
-                _refuting(regenerated.generation),
-                block=index,
-                offset=self._vendor_offset + block.offset + hash_at,
-                expected=regenerated.mrenclave.hex(),
-                found=block.sigstruct.enclavehash.hex(),
-            )
+        self._states["measurement"] = CheckState.PROVED
+        for index, block in enumerate(vendor.blocks):
+            if {block.sigstruct.enclavehash} != right:
+                self._states["measurement"] = CheckState.REFUTED
+                self._found(
+                    "measurement-differs",
+                    "the signature is for an enclave with another MRENCLAVE than our build's",
+                    _refuting(regenerated.generation),
+                    block=index,
+                    offset=self._vendor_offset + block.offset + hash_at,
+                    expected=regenerated.mrenclave.hex(),
+                    found=block.sigstruct.enclavehash.hex(),
+                )
 
     def _byte_map(self) -> tuple[ByteRange, ...]:
         image = self._image
@@ -441,10 +418,6 @@ class _Comparison:
         self, code: str, message: str, severity: Severity = Severity.DIFFERS, **details: Any
     ) -> None:
         self._findings.append(Finding(code, severity, message, **details))
-
-
-def _facts(name: str, data: bytes, sha256: Optional[str]) -> FileFacts:
-    return FileFacts(name, len(data), sha256 or hashlib.sha256(data).hexdigest())
 
 
 def _refuting(generation: Generation) -> Severity:
