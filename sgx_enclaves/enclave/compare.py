@@ -362,10 +362,8 @@ class _Comparison:
     ) -> None:
         """Each block of ours is measured, each of the vendor's compared with them all."""
         right = {regenerated.mrenclave}
-        known = regenerated.measured, regenerated.mrenclave
         try:
-            for block in regenerated.unmeasured:
-                right.add(mrenclave(image, block, self._limits, known=known))
+            right |= {mrenclave(image, b, self._limits) for b in regenerated.unmeasured}
         except SgxEnclavesError as error:
             self._findings.append(finding_of(error, "measurement-failed"))
             return
