@@ -23,33 +23,36 @@ StructureT = TypeVar("StructureT", bound="Structure")
 
 @record
 class FieldSpec:
-    """One row of a structure's table; `size` and `offset` are in bytes."""
+    """One row of a structure's table; `size` and `offset` are in bytes, `code` is for `struct`."""
 
     name: str
     offset: int
     size: int
-    is_integer: bool
+    code: str
     doc: str
 
 
 def uint(offset: int, size: int, doc: str, default: int = 0) -> Any:
     """Declare an unsigned integer of 1, 2, 4 or 8 bytes."""
-    about = {"offset": offset, "size": size, "is_integer": True, "doc": doc}
+    about = {"offset": offset, "size": size, "code": _UINT_CODES[size], "doc": doc}
     return dataclasses.field(default=default, metadata=about)
 
 
 def raw(offset: int, size: int, doc: str) -> Any:
     """Declare `size` bytes that are kept as they are; zeros by default."""
-    about = {"offset": offset, "size": size, "is_integer": False, "doc": doc}
+    about = {"offset": offset, "size": size, "code": f"{size}s", "doc": doc}
     return dataclasses.field(default=bytes(size), metadata=about)
 
 
 class Structure:
-    """Base of the binary structures; subclasses are frozen dataclasses."""
+    """Base of the binary structures: frozen dataclasses, which say how many bytes they have."""
 
     SIZE: ClassVar[int]
     # Of `record`.
     _record_fields: ClassVar[Mapping[str, dataclasses.Field[Any]]]
+
+    def __init_subclass__(cls, size: int) -> None:
+        cls.SIZE = size
 
     @classmethod
     @functools.cache
@@ -70,8 +73,7 @@ class Structure:
     @functools.cache
     def codec(cls) -> struct.Struct:
         """The table as a compiled `struct` format."""
-        codes = (_UINT_CODES[s.size] if s.is_integer else f"{s.size}s" for s in cls.table())
-        return struct.Struct("<" + "".join(codes))
+        return struct.Struct("<" + "".join(spec.code for spec in cls.table()))
 
     @classmethod
     def parse(cls: type[StructureT], data: bytes, offset: int = 0) -> StructureT:

@@ -8,7 +8,7 @@ Errors do not name the file: `EnclaveImage.parse` knows its name.
 from __future__ import annotations
 
 import struct
-from typing import ClassVar, Optional
+from typing import Optional
 
 from sgx_enclaves.enclave.sigstruct import SECINFO_R, SECINFO_REG, SECINFO_W, SECINFO_X
 from sgx_enclaves.errors import FormatError
@@ -48,10 +48,8 @@ def page_ceil(value: int) -> int:
 
 
 @record
-class ElfHeader(Structure):
+class ElfHeader(Structure, size=64):
     """Elf64_Ehdr (System V ABI)."""
-
-    SIZE: ClassVar[int] = 64
 
     e_ident: bytes = raw(0, 16, "magic, class, byte order, version, ABI")
     e_type: int = uint(16, 2, "ET_DYN (3)")
@@ -70,10 +68,8 @@ class ElfHeader(Structure):
 
 
 @record
-class Segment(Structure):
+class Segment(Structure, size=56):
     """Elf64_Phdr (System V ABI); offsets, addresses and sizes in bytes."""
-
-    SIZE: ClassVar[int] = 56
 
     p_type: int = uint(0, 4, "PT_LOAD (1), PT_DYNAMIC (2), PT_TLS (7), ...")
     p_flags: int = uint(4, 4, "PF_X (1), PF_W (2), PF_R (4)")
@@ -97,10 +93,8 @@ class Segment(Structure):
 
 
 @record
-class SectionHeader(Structure):
+class SectionHeader(Structure, size=64):
     """Elf64_Shdr (System V ABI)."""
-
-    SIZE: ClassVar[int] = 64
 
     sh_name: int = uint(0, 4, "offset in the section name table")
     sh_type: int = uint(4, 4, "SHT_*")
@@ -129,10 +123,8 @@ class Section:
 
 
 @record
-class Symbol(Structure):
+class Symbol(Structure, size=24):
     """Elf64_Sym (System V ABI)."""
-
-    SIZE: ClassVar[int] = 24
 
     st_name: int = uint(0, 4, "offset in the string table")
     st_info: int = uint(4, 1, "binding and type")

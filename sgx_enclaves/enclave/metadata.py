@@ -103,10 +103,8 @@ KNOWN_VERSIONS = frozenset(Version(*v) for v in _PLAIN + _ELRANGE)
 
 
 @record
-class BlockHeader(Structure):
+class BlockHeader(Structure, size=64):
     """What stands before the SIGSTRUCT (metadata_t)."""
-
-    SIZE: ClassVar[int] = 64
 
     magic: int = uint(0, 8, "MAGIC", default=MAGIC)
     version: int = uint(8, 8, "major << 32 | minor")
@@ -122,20 +120,16 @@ class BlockHeader(Structure):
 
 
 @record
-class Directory(Structure):
+class Directory(Structure, size=8):
     """Where a table lies within the block (data_directory_t)."""
-
-    SIZE: ClassVar[int] = 8
 
     offset: int = uint(0, 4, "bytes from the start of the block")
     size: int = uint(4, 4, "bytes")
 
 
 @record
-class PatchEntry(Structure):
+class PatchEntry(Structure, size=32):
     """Bytes of the block that the loader writes into the file image (patch_entry_t)."""
-
-    SIZE: ClassVar[int] = 32
 
     dst: int = uint(0, 8, "file offset")
     src: int = uint(8, 4, "offset in the block")
@@ -144,10 +138,8 @@ class PatchEntry(Structure):
 
 
 @record
-class LayoutEntry(Structure):
+class LayoutEntry(Structure, size=32):
     """Pages that the loader adds behind the image (layout_entry_t)."""
-
-    SIZE: ClassVar[int] = 32
 
     id: int = uint(0, 2, "what the pages are, see `Block.layout_name`")
     attributes: int = uint(2, 2, "PageAttr bits")
@@ -159,10 +151,8 @@ class LayoutEntry(Structure):
 
 
 @record
-class LayoutGroup(Structure):
+class LayoutGroup(Structure, size=32):
     """Repeat the preceding entries (layout_group_t)."""
-
-    SIZE: ClassVar[int] = 32
 
     id: int = uint(0, 2, "what is repeated, with LAYOUT_GROUP_FLAG")
     entry_count: int = uint(2, 2, "how many preceding entries")
@@ -175,10 +165,8 @@ Layout = Union[LayoutEntry, LayoutGroup]
 
 
 @record
-class ElrangeEntry(Structure):
+class ElrangeEntry(Structure, size=24):
     """Address range of the enclave (elrange_config_entry_t)."""
-
-    SIZE: ClassVar[int] = 24
 
     enclave_image_address: int = uint(0, 8, "address of the image")
     elrange_start_address: int = uint(8, 8, "SECS.BASEADDR")
@@ -211,10 +199,8 @@ class ElrangeEntry(Structure):
 
 
 @record
-class ExtendEntry(Structure):
+class ExtendEntry(Structure, size=16):
     """One extension of the block (extend_entry_t)."""
-
-    SIZE: ClassVar[int] = 16
 
     entry_id: int = uint(0, 4, "EXTEND_*")
     size: int = uint(4, 4, "bytes")

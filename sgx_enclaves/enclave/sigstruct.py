@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from enum import IntEnum
-from typing import ClassVar, Optional
+from typing import Optional
 
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.plain import record
@@ -115,10 +115,8 @@ KEY_SIZE = 384
 
 
 @record
-class Sigstruct(Structure):
+class Sigstruct(Structure, size=1808):
     """One SIGSTRUCT; the RSA signature covers bytes 0..127 and 900..1027."""
-
-    SIZE: ClassVar[int] = 1808
 
     header1: bytes = raw(0, 12, "fixed bytes, HEADER1")
     type: int = uint(12, 4, "bit 31: signed as a debug enclave")
@@ -181,10 +179,8 @@ SIGNATURE_FIELDS = ("date", "modulus", "signature", "q1", "q2")
 
 
 @record
-class FipsSignature(Structure):
+class FipsSignature(Structure, size=772):
     """Second signature of a block, over its SIGSTRUCT (EnableIPPFIPS)."""
-
-    SIZE: ClassVar[int] = 772
 
     modulus: bytes = raw(0, KEY_SIZE, "RSA modulus, little endian")
     exponent: int = uint(384, 4, "RSA exponent, 65537")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -41,9 +41,7 @@ STRUCTURES = (
 
 
 @record
-class Pair(Structure):
-    SIZE: ClassVar[int] = 12
-
+class Pair(Structure, size=12):
     number: int = uint(0, 4, "a number")
     rest: bytes = raw(4, 8, "the rest")
 
@@ -101,16 +99,12 @@ def test_there_is_no_field_outside() -> None:
 
 def test_a_gap_or_a_wrong_size_is_refused() -> None:
     @record
-    class Gap(Structure):
-        SIZE: ClassVar[int] = 12
-
+    class Gap(Structure, size=12):
         first: int = uint(0, 4, "a number")
         second: int = uint(8, 4, "another, four bytes late")
 
     @record
-    class Short(Structure):
-        SIZE: ClassVar[int] = 12
-
+    class Short(Structure, size=12):
         first: int = uint(0, 4, "a number")
 
     with pytest.raises(AssertionError, match="second is not at offset 4"):
