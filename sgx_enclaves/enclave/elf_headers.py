@@ -137,13 +137,12 @@ class Symbol(Structure, size=24):
 def parse_header(data: bytes) -> ElfHeader:
     """The ELF header of a shared object for x86-64."""
     if data[:4] != ELF_MAGIC:
-        is_rpm = data[:4] == RPM_MAGIC
         raise FormatError(
             "not an ELF file",
             offset=0,
             expected="an ELF64 x86-64 shared object",
             found=kind_of(data),
-            hint="give it to `sgx-enclaves check-rpm`" if is_rpm else None,
+            hint="give it to `sgx-enclaves check-rpm`" if data[:4] == RPM_MAGIC else None,
         )
     if len(data) < ElfHeader.SIZE:
         raise FormatError(

@@ -273,14 +273,13 @@ def check_fips_signature(
     """Check the second signature of a block, which covers all of its SIGSTRUCT."""
     n = int.from_bytes(fips.modulus, "little")
     s = int.from_bytes(fips.signature, "big")
-    valid = (
+    if (
         fips.exponent == FIPS_EXPONENT
         and n.bit_length() == 8 * KEY_SIZE
         and n % 2 == 1
         and 0 < s < n
         and _pkcs1_valid(n, FIPS_EXPONENT, s, sigstruct.serialise())
-    )
-    if valid:
+    ):
         return ()
     defect = Finding(
         "fips-signature-invalid",
