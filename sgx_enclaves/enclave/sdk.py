@@ -40,14 +40,8 @@ _AS = " as "  # in a generation's name, between an unknown SDK and the known one
 _LAST_MAJOR = 9
 
 
-class Overhead(Enum):
-    """How the space for the runtime's own page bookkeeping (EDMM) is computed."""
-
-    NONE = "none"
-    EDMM_V5 = "2.16.100-edmm"
-    SDK_2_18 = "2.18"
-    SDK_2_19 = "2.19"
-    SDK_2_20 = "2.20"
+# How the space for the runtime's own page bookkeeping (EDMM) is computed.
+Overhead = Enum("Overhead", "NONE EDMM_V5 SDK_2_18 SDK_2_19 SDK_2_20")
 
 
 class Rules(Enum):
@@ -268,7 +262,6 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
         "releases": ("2.13", "2.13.3"),
         "drops": {"EnclaveImageAddress", "ELRangeStartAddress", "ELRangeSize"},
         "misses": {"enclave_image_address", "elrange_start_address", "elrange_size"},
-        "elrange_fallback": False,
     },
     {"releases": ("2.10", "2.11", "2.12"), "ranges": _size_ranges(_OLD_SIZE_MAX, 0x2000)},
     {"releases": ("2.9.1",), "grows_reserved": True},

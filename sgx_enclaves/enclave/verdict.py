@@ -106,11 +106,6 @@ class ByteRange:
     end: int
     origin: Origin
 
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self.end - self.start
-
 
 @record
 class FileFacts:
@@ -223,11 +218,10 @@ class Verdict:
     def headline(self) -> str:
         """The verdict as one precise sentence, the file named without its directory."""
         name = self.signed.name.rpartition("/")[2]
-        states = {check.name: check.state for check in self.checks}
-        states.pop("policy", None)
+        states = {check.state for check in self.checks if check.name != "policy"}
         if self.outcome is Outcome.IDENTICAL:
             return f"{name} is our build plus a signature, and nothing else"
-        if set(states.values()) == {CheckState.PROVED}:
+        if states == {CheckState.PROVED}:
             reasons = dict.fromkeys(
                 f.message for f in self.findings if f.severity is not Severity.NOTE
             )
@@ -238,7 +232,7 @@ class Verdict:
 
     def bytes_of(self, origin: Origin) -> int:
         """How many bytes of the vendor's file have this origin."""
-        return sum(r.size for r in self.byte_map if r.origin is origin)
+        return sum(r.end - r.start for r in self.byte_map if r.origin is origin)
 
 
 Range = tuple[int, int]
@@ -312,13 +306,9 @@ def paint(size: int, layers: Iterable[tuple[Origin, Iterable[Range]]]) -> tuple[
     origins = [Origin.UNEXPLAINED] * (len(points) - 1)
     for start, end, origin in flat:
         origins[index[start] : index[end]] = [origin] * (index[end] - index[start])
-    merged: list[ByteRange] = []
-    for start, end, origin in zip(points, points[1:], origins):
-        if merged and merged[-1].origin is origin:
-            merged[-1] = ByteRange(merged[-1].start, end, origin)
-        else:
-            merged.append(ByteRange(start, end, origin))
-    return tuple(merged)
+    starts = [i for i, origin in enumerate(origins) if i == 0 or origin is not origins[i - 1]]
+    ends = [*starts[1:], len(origins)]
+    return tuple(ByteRange(points[i], points[j], origins[i]) for i, j in zip(starts, ends))
 
 
 def finding_of(error: SgxEnclavesError, code: str) -> Finding:

@@ -178,7 +178,7 @@ def test_a_painted_map(size: int, layers: list[tuple[Origin, list[tuple[int, int
         for at in points(ranges) & set(range(size)):
             expected[at] = origin
     found = paint(size, layers)
-    assert [r.origin for r in found for _ in range(r.size)] == expected
+    assert [r.origin for r in found for _ in range(r.start, r.end)] == expected
     assert [r.start for r in found] == [0, *(r.end for r in found)][: len(found)]
     assert all(one.origin is not other.origin for one, other in zip(found, found[1:]))
-    assert all(r.size > 0 for r in found)
+    assert all(r.start < r.end for r in found)
