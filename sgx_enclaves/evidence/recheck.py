@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, Optional
 
 from sgx_enclaves.catalogue.records import Release, policy_of
@@ -99,9 +100,10 @@ def recheck(report: Plain, files: Files) -> Iterator[Plain]:
         yield _checked("build", words, None, why)
 
 
-def _checked(about: str, statement: str, good: Optional[bool], why: str = "") -> Plain:
+def _checked(about: str, statement: str, good: Optional[bool], why: object = "") -> Plain:
     state = UNSEEN if good is None else HOLDS if good else FAILS
-    return {"about": about, "statement": statement, "state": state, "why": "" if good else why}
+    made = {"about": about, "statement": statement, "state": state}
+    return made | {"why": "" if good else str(why)}
 
 
 def _of_package(package: Plain, at_hand: Optional[Plain]) -> Iterator[Plain]:
@@ -122,11 +124,14 @@ class _Recheck:
         self._given = {r: files.contents.get(digest or "") for r, digest in self._digests.items()}
         self._states = {item["name"]: item["state"] for item in enclave["checks"]}
         package, policy = enclave["package"], enclave["policy"]
-        self._about = f"{enclave['name']}{f' of {package}' if package else ''}"
         self._policy = None if policy is None else from_plain(Policy, policy)
+        self._say = partial(_checked, f"{enclave['name']}{f' of {package}' if package else ''}")
 
-    def _say(self, statement: str, good: Optional[bool], why: object = "") -> Plain:
-        return _checked(self._about, statement, good, str(why))
+    def _same(self, statement: str, said: object, found: object) -> Plain:
+        """Whether what was found is what the report says."""
+        why = f"found {found}"
+        why = why if len(why) <= _LONGEST else f"{why[:_LONGEST]}..."
+        return self._say(statement, found == said, why)
 
     def _is(self, check: str, holds: bool, why: str, words: str = "") -> Iterator[Plain]:
         """Whether a check came out as the report says, if it says so."""
@@ -145,13 +150,11 @@ class _Recheck:
             return
         yield self._say(words, True)
         if about["size"] is not None:
-            good = len(signed) == about["size"]
-            yield self._say(f"it has {about['size']} bytes", good, _short(len(signed)))
+            yield self._same(f"it has {about['size']} bytes", about["size"], len(signed))
         package = self._files.packages.get(self._enclave["package"] or "")
         if package is not None:
             found = package["enclaves"].get(self._enclave["path"], "nothing")
-            good = found == about["sha256"]
-            yield self._say(f"{self._enclave['path']} is that file", good, _short(found))
+            yield self._same(f"{self._enclave['path']} is that file", about["sha256"], found)
         try:
             image = EnclaveImage.parse(signed, about["name"])
             blocks = Descriptor.parse(image.descriptor).blocks
@@ -197,12 +200,11 @@ class _Recheck:
             for item in (self._enclave, alone)
         )
         if said:
-            good = found == said
-            yield self._say("its blocks say what the report says of them", good, _short(found))
+            yield self._same("its blocks say what the report says of them", said, found)
         elif found and self._enclave["mrsigner"] is not None:
             words = "signed by {mrsigner} as product {isvprodid}, ISVSVN {isvsvn}"
-            good = all(found[0][key] == self._enclave[key] for key in SIGNED)
-            yield self._say(words.format(**self._enclave), good, _short(found))
+            said = [found[0] | {key: self._enclave[key] for key in SIGNED}, *found[1:]]
+            yield self._same(words.format(**self._enclave), said, found)
         if self._policy is not None and proved["signature"]:
             yield from self._is("policy", proved["policy"], why, f" ({self._policy.claim})")
         refuted = {self._states.get(name) for name in ("payload", "metadata", "measurement")}
@@ -237,9 +239,9 @@ class _Recheck:
             if getattr(policy, source) is AskedBy.CATALOGUE:
                 said = [getattr(policy, name) for name in names]
                 found = pinned and [getattr(pinned, name) for name in names]
-                good = None if found is None else found == said
-                why = f"needs {needs}" if found is None else _short(found)
-                yield self._say(f"{what} of the policy is the catalogue's", good, why)
+                words = f"{what} of the policy is the catalogue's"
+                unseen = self._say(words, None, f"needs {needs}")
+                yield unseen if found is None else self._same(words, said, found)
 
     def _of_comparison(self, signed: bytes) -> Iterator[Plain]:
         """What takes all three files."""
@@ -261,16 +263,14 @@ class _Recheck:
             said, found = self._states.get(check.name), check.state.value
             yield self._say(f"{check.name}: {said}, compared again", said == found, found)
         for name in ("sdk", "sdk_from", "mrenclave", *SIGNED):
-            good = plain[name] == enclave[name]
-            yield self._say(f"{name} is {enclave[name]}", good, _short(plain[name]))
+            yield self._same(f"{name} is {enclave[name]}", enclave[name], plain[name])
         # Whoever built knows more, or less, of what is not proved than a comparison does.
         alone = ("not_proved",) if self._report["kind"] == "comparison" else ()
         for name in ("headline", "byte_map", "blocks", "checks", *ROLES, *alone):
             # The digest of a file, which alone may be known, is looked at above.
             unsized = name in ROLES and enclave[name]["size"] is None
-            good = plain[name] == enclave[name] or unsized
-            words = f"{name.replace('_', ' ')}, compared again"
-            yield self._say(words, good, _short(plain[name]))
+            said, words = plain if unsized else enclave, name.replace("_", " ")
+            yield self._same(f"{words}, compared again", said[name], plain[name])
         named, seen = ({f["code"] for f in item["findings"]} for item in (enclave, plain))
         why = f"it leaves out {', '.join(sorted(seen - named))}"
         yield self._say("it has all that the comparison finds", seen <= named, why)
@@ -279,11 +279,6 @@ class _Recheck:
         if named - seen and not same:
             same, why = None, f"needs what else was found: {', '.join(sorted(named - seen))}"
         yield self._say(f"the verdict is {enclave['verdict']}", same, why)
-
-
-def _short(value: object) -> str:
-    text = f"found {value}"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def files_of_package(path: str) -> tuple[Plain, dict[str, bytes]]:

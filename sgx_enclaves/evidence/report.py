@@ -188,7 +188,6 @@ def of_record(record: Record) -> Plain:
     words = f"{record.nvr} against release {record.release}: {record.verdict}"
     digest, origin = record.release_sha256, record.origin
     buildroot = {key: getattr(record, key) for key in ("build_tag", "repo_id", "lock_sha256")}
-    enclaves = [_judged(enclave) for enclave in record.enclaves]
     # only of the reproducible verdict it is sure that the verification built the enclaves
     here = record.reproducible
     known: Plain = {
@@ -199,27 +198,21 @@ def of_record(record: Record) -> Plain:
         "not_proved": (HARMLESS, HONEST_TOOLS) if here else (FROM_SOURCES,),
         "packages": [{**_package(p.name, None), "sha256": p.file_sha256} for p in record.rpms],
     }
-    return _report("koji", record.verdict, words, enclaves, **known)
+    return _report("koji", record.verdict, words, [*map(of_file, record.enclaves)], **known)
 
 
-def of_file(subject: RecordedEnclave, comparison: Optional[Verdict]) -> Plain:
-    """An enclave of a package that a build system compared, and the comparison if there is one."""
-    if comparison is None:
-        return _judged(subject)
-    known: Plain = {name: getattr(subject, name) for name in ("path", "version", "verdict")}
-    compared = verdict_dict(comparison)
-    return compared_enclave(subject.name, compared, package=subject.rpm, **known)
-
-
-def _judged(item: RecordedEnclave) -> Plain:
-    """One enclave as tasks and records of a build system have it."""
-    known = {key: getattr(item, key) for key in ("version", "mrenclave", *SIGNED)}
+def of_file(item: RecordedEnclave, comparison: Optional[Verdict] = None) -> Plain:
+    """One enclave as tasks and records of a build system have it, and its comparison, if any."""
+    known: Plain = {key: getattr(item, key) for key in ("version", "verdict")}
     known |= {"package": item.rpm, "path": item.path or None if item.rpm else None}
+    if comparison is not None:
+        return compared_enclave(item.name, verdict_dict(comparison), **known)
+    known |= {key: getattr(item, key) for key in ("mrenclave", *SIGNED)}
     named = {"built": f"{item.name}.so", "signed": basename(item.path or item.rpm or item.name)}
     for role, file in named.items():
         if (digest := getattr(item, f"{role}_sha256")) is not None:
             known[role] = {"name": file, "size": None, "sha256": digest}
-    return _enclave(item.name, item.verdict, item.cause or item.verdict, **known)
+    return _enclave(item.name, headline=item.cause or item.verdict, **known)
 
 
 def package_at(path: str) -> Plain:
@@ -378,23 +371,19 @@ def _contradictions(report: Mapping[str, Any]) -> Iterator[str]:
         same = part["found"] in (part["designated"], part["designated"].partition("-")[0])
         if part["state"] == PartState.MATCH.value and not same:
             yield f"{part['name']} is said to match {part['designated']}, as {part['found']}"
-    for enclave in report["enclaves"]:
-        yield from (f"{enclave['name']}: {words}" for words in _wrong_enclave(enclave))
-
-
-def _wrong_enclave(enclave: Mapping[str, Any]) -> Iterator[str]:
-    ranges, signed, blocks = enclave["byte_map"], enclave["signed"], enclave["blocks"]
-    edges = [0, *(r["end"] for r in ranges)]
-    gapless = [r["start"] for r in ranges] == edges[:-1] and edges == sorted(set(edges))
-    size = signed["size"] if signed is not None else None
-    if ranges and not (gapless and edges[-1] == size):
-        yield "its byte map does not cover its signed file from end to end"
-    for key in SIGNED if blocks else ():
-        if enclave[key] != blocks[0][key]:
-            yield f"its {key} is {enclave[key]}, and {blocks[0][key]} in its first block"
-    others = {block["mrenclave"] for block in blocks} - {enclave["mrenclave"]}
-    if enclave["verdict"] == "identical" and others:
-        yield "identical, though a block was signed for another MRENCLAVE"
+    for item in report["enclaves"]:
+        name, ranges, blocks = item["name"], item["byte_map"], item["blocks"]
+        edges = [0, *(r["end"] for r in ranges)]
+        gapless = [r["start"] for r in ranges] == edges[:-1] and edges == sorted(set(edges))
+        size = (item["signed"] or {}).get("size")
+        if ranges and not (gapless and edges[-1] == size):
+            yield f"{name}: its byte map does not cover its signed file from end to end"
+        for key in SIGNED if blocks else ():
+            if item[key] != blocks[0][key]:
+                yield f"{name}: its {key} is {item[key]}, and {blocks[0][key]} in its first block"
+        others = {block["mrenclave"] for block in blocks} - {item["mrenclave"]}
+        if item["verdict"] == "identical" and others:
+            yield f"{name}: identical, though a block was signed for another MRENCLAVE"
 
 
 def proved_by(enclaves: Sequence[Mapping[str, Any]]) -> list[str]:
