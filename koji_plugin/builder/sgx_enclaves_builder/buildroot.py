@@ -125,8 +125,12 @@ class Chroot:
         self.inside = f"{broot.tmpdir(within=True)}/{_OWN}"
         self.folder = Path(broot.tmpdir()) / _OWN
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # before any step, which could change them
+        folders = [self.root / name for name in RPM_DATABASES]
+        here = next((str(folder) for folder in folders if folder.is_dir()), None)
+        urls = component_urls(broot.session, broot.id, broot.options.topurl)
+        self._packages = () if here is None else installed_packages(urls=urls, dbpath=here)
         self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        self._packages: Optional[tuple[LockedPackage, ...]] = None
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -154,19 +158,11 @@ class Chroot:
         return False
 
     def packages(self) -> tuple[LockedPackage, ...]:
-        """See `Place`: what RPM's database in the buildroot says, as it was before any step."""
-        if self._packages is None:
-            folders = [self.root / name for name in RPM_DATABASES]
-            here = next((str(folder) for folder in folders if folder.is_dir()), None)
-            broot = self.broot
-            urls = component_urls(broot.session, broot.id, broot.options.topurl)
-            self._packages = () if here is None else installed_packages(urls=urls, dbpath=here)
+        """See `Place`: what RPM's database in the buildroot said before any step."""
         return self._packages
 
     def open(self, scratch: Path, root: str) -> Tree:
         """See `Place`."""
-        # a step could change them
-        self.packages()
         return BuildrootTree(self, scratch.name, root)
 
     def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:

@@ -125,9 +125,8 @@ class SgxTask(koji.tasks.BaseTaskHandler):
     def fetcher(self, *, allow_unpinned: bool = False) -> Fetcher:
         """Fetches within the configured bounds, and writes into the log how it goes."""
         config = self.config
-        lookaside = None
-        if config.fetch_lookaside is not None:
-            lookaside = Lookaside(config.fetch_lookaside, config.fetch_lookaside_package)
+        url = config.fetch_lookaside
+        lookaside = Lookaside(url, config.fetch_lookaside_package) if url is not None else None
         return Fetcher(
             config.fetch_cache,
             HttpsTransport(
@@ -232,7 +231,3 @@ class SgxTask(koji.tasks.BaseTaskHandler):
             **dict(host.taskWaitResults(self.id, ids, canfail=ids)),
             **dict.fromkeys(late, fault),
         }
-
-    def has_failed(self, task_id: int) -> bool:
-        """Whether a task ended by an error; not whether somebody cancelled it."""
-        return bool(self.session.getTaskInfo(task_id)["state"] == koji.TASK_STATES["FAILED"])

@@ -114,7 +114,8 @@ class SgxEnclavesTask(SgxTask):
         tasks = self._give_out(trees, shared, "")
         results = self.wait_for([*tasks], patience)
         # A restarted hub or database, or what a killed kojid left behind, can fail any task.
-        failed_ones = [number for number in tasks if self.has_failed(number)]
+        states = {number: self.session.getTaskInfo(number)["state"] for number in tasks}
+        failed_ones = [n for n, state in states.items() if state == koji.TASK_STATES["FAILED"]]
         for number in failed_ones:
             self.log(f"task {number} failed: {results[number]['faultString']}; once more")
         if failed_ones:
