@@ -9,7 +9,7 @@ from typing import Any
 import koji
 from koji.context import context
 from koji.plugin import export
-from kojihub import get_tag
+from kojihub import RootExports, get_channel, get_tag
 
 from sgx_enclaves import __version__
 from sgx_enclaves.errors import SgxEnclavesError
@@ -70,16 +70,8 @@ def _channel() -> _Checks:
     if not name:
         yield "channel", True, "none: Koji's channel policy decides where verifications run"
         return
-    hosts = column(
-        "host.name",
-        "host_channels JOIN channels ON channels.id = host_channels.channel_id"
-        " JOIN host ON host.id = host_channels.host_id"
-        " JOIN host_config ON host_config.host_id = host.id",
-        "channels.name = %(name)s",
-        "host_channels.active AND host_config.active AND host_config.enabled",
-        "'x86_64' = ANY(string_to_array(host_config.arches, ' '))",
-        name=name,
-    )
+    listed = RootExports().listHosts("x86_64", name, enabled=True) if get_channel(name) else []
+    hosts = sorted(host["name"] for host in listed)
     yield "channel", bool(hosts), f"{name}: {some(hosts) or 'no enabled x86_64 host'}"
     ran = column(
         "host.name",

@@ -164,13 +164,11 @@ def former_names(tag_id: int) -> set[str]:
 
 def was_deleted(tag_id: int) -> bool:
     """Whether a tag was deleted at some time: it keeps its id when somebody makes it again."""
+    events = ("create_event", "revoke_event")
+    configs = rows(events, "tag_config", "tag_id = %(tag_id)s", tag_id=tag_id)
+    made, revoked = ({config[event] for config in configs} for event in events)
     # an edit revokes the old configuration by the event that creates the new one
-    edited = (
-        "SELECT 1 FROM tag_config next WHERE next.tag_id = tag_config.tag_id"
-        " AND next.create_event = tag_config.revoke_event"
-    )
-    clauses = ("tag_id = %(tag_id)s", "revoke_event IS NOT NULL", f"NOT EXISTS ({edited})")
-    return bool(column("revoke_event", "tag_config", *clauses, tag_id=tag_id))
+    return bool(revoked - made - {None})
 
 
 def build_files(build: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:

@@ -62,6 +62,7 @@ class FakeHub:
         asked_locks, busy: Koji's own locks, and whether somebody else has them.
         tagged: tag id to the builds that are in it; all tags inherit them.
         repos: id to tag and state.
+        hosts: channel to its enabled hosts.
     """
 
     logged_in: bool = True
@@ -87,6 +88,7 @@ class FakeHub:
     busy: bool = False
     tagged: dict[int, list[int]] = field(default_factory=dict)
     repos: dict[int, dict[str, Any]] = field(default_factory=dict)
+    hosts: Mapping[str, list[str]] = field(default_factory=dict)
 
     # --- what tests prepare
 
@@ -217,6 +219,16 @@ class FakeHub:
         if not strict:
             return None
         raise koji.GenericError(f"No such tagInfo: {tag!r}")
+
+    def get_channel(self, channel: str) -> Optional[dict[str, Any]]:
+        return {"name": channel} if channel in self.hosts else None
+
+    def RootExports(self) -> Any:
+        def list_hosts(arch: str, channel: str, enabled: bool) -> list[dict[str, Any]]:
+            assert (arch, enabled) == ("x86_64", True)
+            return [{"name": name} for name in self.hosts[channel]]
+
+        return types.SimpleNamespace(listHosts=list_hosts)
 
     def list_rpms(self, buildID: int) -> list[dict[str, Any]]:
         source = {"name": "x", "version": "1.0", "release": "1", "arch": "src"}

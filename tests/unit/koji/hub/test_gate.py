@@ -475,11 +475,11 @@ def test_a_good_set_up(ready: FakeHub, conf: Path) -> None:
         "[tasks]\nchannel = sgx\nbuild_tags = f42-build:5\n[hook]\nenabled = yes\n"
         "build_tag = f42-build\n[enforce]\ngated =\n"
     )
+    ready.hosts = {"sgx": ["b1"]}
     ready.add_tag(5, "f42-build")
     tag(ready)
     ready.answers = {
         "pg_class": ALL_TABLES,
-        "host_channels": [{"it": "b1"}],
         "user_perms": [{"it": "releng"}],
         "task": [{"it": "b1"}],
         "sgx_verification": [{"it": f"b1 {__version__}"}],
@@ -514,10 +514,10 @@ def test_a_build_tag_that_is_not_the_one_that_was_pinned_is_named(
 def test_what_is_wrong_with_a_set_up_is_named(ready: FakeHub, conf: Path) -> None:
     conf.write_text("[tasks]\nchannel = sgx\n[hook]\nenabled = yes\nbuild_tag = none\n")
     ready.add_tag(5, "broken", extra={MARK: "ture"})
+    ready.hosts = {"sgx": ["b1"]}
     ready.answers = {
         "pg_class": ALL_TABLES,
         "tag_extra": [{"it": 5}],
-        "host_channels": [{"it": "b1"}],
         "sgx_verification": [{"it": "b1 0.0.1"}, {"it": f"b2 {__version__}"}],
     }
     found = checked(ready)
@@ -529,7 +529,9 @@ def test_what_is_wrong_with_a_set_up_is_named(ready: FakeHub, conf: Path) -> Non
     assert "a word that cannot be read" in wrong["gated tag broken"]
     assert "nothing is kept out" in wrong["gated tags"]
     ready.answers = {"pg_class": ALL_TABLES}
-    assert "no enabled x86_64 host" in checked(ready)["channel"][1]
+    for hosts in ({"sgx": []}, {}):
+        ready.hosts = hosts
+        assert "no enabled x86_64 host" in checked(ready)["channel"][1]
     ready.answers = {"pg_class": ALL_TABLES[1:]}
     assert checked(ready) == {"tables": (False, f"missing: {doctor.TABLES[0]}; {LOAD}")}
     ready.permissions.clear()

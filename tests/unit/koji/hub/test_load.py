@@ -26,7 +26,8 @@ STUBS = """
 import sys, types
 for name, parts in {
     "kojihub": ("Host", "Task", "get_build", "get_tag", "list_rpms", "make_task",
-                "get_build_target", "policy_data_from_task", "readTaggedBuilds", "repo_info"),
+                "get_build_target", "policy_data_from_task", "readTaggedBuilds", "repo_info",
+                "RootExports", "get_channel"),
     "kojihub.db": ("InsertProcessor", "QueryProcessor", "Savepoint", "currval", "db_lock"),
 }.items():
     module = types.ModuleType(name)

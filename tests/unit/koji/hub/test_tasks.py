@@ -188,7 +188,7 @@ def test_a_build_of_no_known_target_needs_a_build_tag(ready: FakeHub) -> None:
     ("table", "row"),
     [
         ("sgx_former_tag_name", {"tag_id": 4, "name": "mine"}),
-        ("tag_config", {"tag_id": 4, "revoke_event": 3}),
+        ("tag_config", {"tag_id": 4, "create_event": 1, "revoke_event": 3}),
     ],
 )
 def test_a_tag_that_was_renamed_or_made_again_is_not_allowed(
@@ -198,6 +198,16 @@ def test_a_tag_that_was_renamed_or_made_again_is_not_allowed(
     ready.rows[table] = [row]
     sgxEnclaves("r", 4)
     assert ready.made[0][1][3] == {}
+
+
+def test_a_tag_that_was_edited_is_allowed(ready: FakeHub, conf: Path) -> None:
+    conf.write_text("[tasks]\nbuild_tags = f42-build:4\n")
+    events = ((1, 3), (3, 5), (5, None))
+    ready.rows["tag_config"] = [
+        {"tag_id": 4, "create_event": made, "revoke_event": revoked} for made, revoked in events
+    ]
+    sgxEnclaves("r", 4)
+    assert ready.made[0][1][3] == {"tag_allowed": True}
 
 
 def test_a_scratch_build_s_task(ready: FakeHub) -> None:
