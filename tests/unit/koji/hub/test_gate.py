@@ -529,8 +529,7 @@ def test_what_is_wrong_with_a_set_up_is_named(ready: FakeHub, conf: Path) -> Non
     assert "a word that cannot be read" in wrong["gated tag broken"]
     assert "nothing is kept out" in wrong["gated tags"]
     ready.answers = {"pg_class": ALL_TABLES}
-    for hosts in ({"sgx": []}, {}):
-        ready.hosts = hosts
+    for ready.hosts in ({"sgx": []}, {}):
         assert "no enabled x86_64 host" in checked(ready)["channel"][1]
     ready.answers = {"pg_class": ALL_TABLES[1:]}
     assert checked(ready) == {"tables": (False, f"missing: {doctor.TABLES[0]}; {LOAD}")}
