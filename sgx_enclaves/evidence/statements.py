@@ -149,9 +149,7 @@ def _sha(digest: str) -> dict[str, str]:
 
 
 def statements_of_record(plain: Mapping[str, Any], *, builder: str) -> list[Plain]:
-    """The same of a build's record, as the hub gives it, with more around it; a RecordError if it
-    is malformed, an AttestationError if the build has other packages now.
-    """
+    """The same of a record as the hub gives it; an error if it is malformed or outdated."""
     if (found := plain.get("outdated")) is not None:
         message = "the record is not of the build as it is now"
         raise AttestationError(message, found=str(found), hint="verify the build again")
@@ -247,9 +245,7 @@ class SignedStatement:
 
 
 def signers_for(found: Iterable[SignedStatement], digest: str) -> frozenset[str]:
-    """Who says of a file that it was built, or is a build plus a signature, by its SHA-256 in
-    statements on which the signers have `agreed`.
-    """
+    """Who built a file, or found that it is a build plus a signature, in `agreed` statements."""
     by: frozenset[str] = frozenset()
     for item in found:
         files = {enclave["signed"]["sha256"] for enclave in item.identical()}
@@ -266,10 +262,7 @@ def signed_statements(
     keyring: Optional[bytes] = None,
     signature: Optional[bytes] = None,
 ) -> list[SignedStatement]:
-    """The statements of a bundle, each signed by one of the keys; else an AttestationError.
-
-    For bare statements a detached OpenPGP signature by a key of the keyring vouches.
-    """
+    """A bundle's statements, each signed by a key, or all by OpenPGP; else an AttestationError."""
     openpgp: frozenset[str] = frozenset()
     if keyring is not None and signature is not None:
         openpgp = frozenset({dsse.openpgp_signer(data, signature, keyring, file)})

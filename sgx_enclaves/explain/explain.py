@@ -58,9 +58,7 @@ def explained(
     limits: Limits = DEFAULT_LIMITS,
     symbols: Optional[bytes] = None,
 ) -> Verdict:
-    """The verdict on these three files with its reasons, where there are any to give; `symbols` is
-    our build before it was stripped, to name functions by.
-    """
+    """The verdict with reasons, if there are any; `symbols` is our build before stripping."""
     if verdict.outcome is Outcome.IDENTICAL:
         return verdict
     generation, options = None, Config({})

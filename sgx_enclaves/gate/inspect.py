@@ -162,8 +162,7 @@ def _digested(name: str, path: str) -> PackageFacts:
 
 
 def _held(path: str) -> tuple[dict[str, Optional[str]], tuple[str, ...]]:
-    """The signed enclaves in the payload, links that lead to one in another package, and programs
-    that hold enclaves as data."""
+    """Signed enclaves, links to one in another package, and programs that hold enclaves as data."""
     found: dict[str, Optional[str]] = {}
     embedded = []
     with packed(path) as (package, members):

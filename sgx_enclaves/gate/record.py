@@ -29,10 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RecordedPackage:
-    """One binary package of the build, by its file's name, for example `x-1-1.x86_64.rpm`.
-
-    `content_sha256` is of all behind lead and signature header, which a signed copy has, too.
-    """
+    """One binary package, by its file's name; a signed copy has the same `content_sha256`."""
 
     name: str
     file_sha256: str
@@ -122,10 +119,7 @@ def time_text(moment: Optional[datetime.datetime] = None) -> str:
 
 
 def read_record(mapping: object) -> Record:
-    """A record from plain data, checked through and through.
-
-    A RecordError if a part is missing, unknown, malformed, too large, or contradicts another.
-    """
+    """A record from plain data, checked through and through; else a RecordError."""
     record = read_part(Record, mapping, "record")
     try:
         record.verified_time()

@@ -38,11 +38,7 @@ def enclave_at(release: Release, path: str) -> Optional[Enclave]:
 
 
 def release_of(catalogue: Catalogue, paths: Sequence[str]) -> Release:
-    """The release that a build belongs to: the one with the version of each signed enclave.
-
-    The paths end with a version, as `libsgx_pce.signed.so.1.25.100.1`; one without fits no release.
-    A CatalogueError if no release fits, or several.
-    """
+    """The one release with the version that each path ends with; a CatalogueError if not one."""
     named = {(stem_of(path), version_of(path)) for path in paths}
     found = []
     for release in catalogue.releases.values():
@@ -85,10 +81,7 @@ def enclaves_to_verify(
 def built_together(
     catalogue: Catalogue, release: Release, names: Sequence[str], split: bool
 ) -> list[list[str]]:
-    """Which enclaves one subtask builds: those of one source tree, which is prepared once.
-
-    With `split` each is alone, for who has more builders than patience.
-    """
+    """Which enclaves one subtask builds: those of one source tree; with `split`, each alone."""
     groups: dict[str, list[str]] = {}
     for enclave in release.only(names).enclaves:
         try:

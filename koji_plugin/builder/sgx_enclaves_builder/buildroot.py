@@ -74,10 +74,7 @@ _ENTRY = 300.0
 
 @contextlib.contextmanager
 def children_end_within(seconds: float) -> Iterator[threading.Event]:
-    """Ask all children of this process to end if the block takes longer, and kill them later.
-
-    The event is set then. For the main thread.
-    """
+    """Ask all children to end if the block takes longer, which sets the event; kill them later."""
     passed = threading.Event()
 
     def ring(_number: int, _frame: Optional[FrameType]) -> None:
@@ -264,10 +261,7 @@ def place_in_root(root: Path, path: str) -> Path:
 
 
 class BuildrootTree:
-    """Where one tree stands in a buildroot; see `Tree` of the core.
-
-    kojid removes both: by name it must not be done after strangers' programs have run there.
-    """
+    """Where one tree stands in a buildroot; see `Tree` of the core."""
 
     def __init__(self, chroot: Chroot, name: str, root: str) -> None:
         self._chroot = chroot
@@ -316,7 +310,7 @@ class BuildrootTree:
             return Ended(None, False, f"cannot be run and logged: {error.strerror}", took)
 
     def close(self) -> None:
-        """See `Tree`; kojid removes what there is."""
+        """See `Tree`: kojid removes it; after strangers' programs it must not be done by name."""
 
 
 def _copy_log(source: IO[bytes], target: Path, tail: str) -> None:

@@ -29,10 +29,7 @@ _ARCHIVE = re.compile(r"\.(?:tar(?:\.[a-z0-9]+)?|tgz|txz|crate)\Z")
 def take_unsigned(
     task: SgxTask, build: Any, enclave: Enclave, tree: Release, into: Path
 ) -> BuildHistory:
-    """Put a build's unsigned enclave and config.xml, if any, into a directory; what is known of it.
-
-    `tree` is the release whose sources it must be from.
-    """
+    """Put a build's unsigned enclave and config.xml, if any, into a folder; what is known of it."""
     session = task.session
     binfo = task.complete_build(build)
     package: Optional[MadeIn] = None
@@ -104,10 +101,7 @@ def component_urls(session: Any, buildroot: int, topurl: Optional[str]) -> dict[
 
 
 def source_files(path: str, tree: Release, scratch: Path) -> dict[str, list[str]]:
-    """The files of a source package by name, each with the pins of a release that it would fit.
-
-    One archive at a time is put into the directory `scratch`, which is left as it was.
-    """
+    """The files of a source package by name, each with the pins of a release that it fits."""
     by_contents = any(source.pinned and source.sha256 is None for source in tree.sources())
     found = {}
     with packed(path) as (package, members):

@@ -70,10 +70,7 @@ def koji_errors() -> Iterator[None]:
 
 
 def despite_deadlocks(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the hub; again, when its database ended the call because of a deadlock, and undid it.
-
-    Koji's own calls for waiting tasks lock rows in different orders: under load it happens.
-    """
+    """Call the hub; again, when a deadlock of its database, which load makes, undid the call."""
     for attempt in range(1, _DEADLOCKS):
         try:
             return call(*arguments)
@@ -159,9 +156,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         return binfo
 
     def rpms_of(self, build: Any, *, source: bool = False) -> dict[str, Optional[int]]:
-        """The binary packages of a build, or its source packages, sorted by their names: paths
-        below the hub's top directory, each with the id of the buildroot that it was made in.
-        """
+        """A build's packages by name: path below the hub's top directory, and buildroot's id."""
         folder = os.path.relpath(koji.pathinfo.build(build), koji.pathinfo.topdir)
         found = {
             f"{folder}/{koji.pathinfo.rpm(rpm)}": rpm["buildroot_id"]
@@ -180,10 +175,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         self.uploadFile(str(path), relPath=name.rpartition("/")[0] or None)
 
     def upload_report(self, report: dict[str, Any], manifest: Optional[Manifest] = None) -> str:
-        """Upload the report for programs and what stands beside it; its SHA-256.
-
-        Where there is a key for that, what it says is signed and uploaded too.
-        """
+        """Upload a report and what stands beside it, signed where there is a key; its SHA-256."""
         when = time_text()
         files = files_of(report, when, manifest, REPORT)
         digest = sha256_of(files[REPORT])

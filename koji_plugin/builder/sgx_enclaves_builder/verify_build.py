@@ -211,9 +211,7 @@ class SgxEnclavesTask(SgxTask):
 def resolve(
     asked: Optional[str], paths: Sequence[str], task: SgxTask
 ) -> tuple[Catalogue, Release, str]:
-    """The release by its name, by a URL, or by the paths of the build's signed enclaves; the
-    catalogue that it is in, and its origin: `CATALOGUE`, or the URL that it came from.
-    """
+    """The catalogue, the release in it that is asked for or fits the paths, and its origin."""
     catalogue = load_catalogue((OWN_FOLDER, USER_FOLDER, *task.config.catalogue_folders))
     if asked is None:
         return catalogue, release_of(catalogue, paths), CATALOGUE

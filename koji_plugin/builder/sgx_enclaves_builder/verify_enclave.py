@@ -154,10 +154,7 @@ class SgxEnclaveTask(SgxTask):
         return origin
 
     def _doubted(self, verdict: ReleaseVerdict) -> ReleaseVerdict:
-        """The same; not reproducible if anybody could fill the buildroot.
-
-        Whoever may fill a build tag chooses the programs that build, whatever versions they report.
-        """
+        """The same; not reproducible if anybody could choose the buildroot's programs."""
         trusted = self.asked.get("tag_allowed", False) or self.lock_sha256 is not None
         if trusted or not verdict.reproducible:
             return verdict

@@ -238,10 +238,7 @@ class SgxEnclavesPresentTest(koji.policy.BaseSimpleTest):
 
 
 class SgxEnclavesVerifiedTest(koji.policy.BaseSimpleTest):
-    """sgx_enclaves_verified [RULE]: true if a record of the build counts, and fits the rule.
-
-    False for a build without signed enclaves: it has nothing to verify.
-    """
+    """sgx_enclaves_verified [RULE]: true if a record of a build with enclaves fits the rule."""
 
     name = "sgx_enclaves_verified"
     policy = _POLICIES

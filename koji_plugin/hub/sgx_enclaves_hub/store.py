@@ -106,9 +106,7 @@ def outdated(packages: Optional[str], now: Optional[str], state: int) -> Optiona
 
 
 def records_of(build_id: int) -> list[dict[str, Any]]:
-    """The newest records of a build that decided something, or the newest one if none has: rows
-    with id, host_id, what `packages_of` said then, and the `Record`.
-    """
+    """The newest records of a build that decided something, or the newest one if none has."""
     columns = ("id", "host_id", "packages", "record")
     found: list[dict[str, Any]] = []
     for more, most in ((["verdict IN ('identical', 'differs')"], _MOST_RECORDS), ([], 1)):
@@ -119,10 +117,7 @@ def records_of(build_id: int) -> list[dict[str, Any]]:
 
 
 def find(filters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """Summaries of records, each with its enclaves; or their number, with `countOnly`.
-
-    Filters: ids of a build and a tag, a verdict, `enclave` (a name) and mrenclave of one enclave.
-    """
+    """Summaries of records, each with its enclaves; or their number, with `countOnly`."""
     wanted = {name: value for name, value in filters.items() if name in _CLAUSES}
     words = {"mrenclave": filters.get("mrenclave", "").lower(), "name": filters.get("enclave")}
     if of_one := {name: word for name, word in words.items() if word}:
@@ -172,10 +167,7 @@ def was_deleted(tag_id: int) -> bool:
 
 
 def build_files(build: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """The path of every binary package of a build, sorted by name, and its signed copies on disk.
-
-    Builds of other kinds (maven, images, …) have none, or only wrapped ones.
-    """
+    """The path of every binary package of a build, by name, and its signed copies on disk."""
     folder = koji.pathinfo.build(build)
     keys: list[str] = []
     listing = system_errors(folder, "signed copies cannot be listed")
