@@ -11,7 +11,6 @@ Statements are plain data. One that is read has been signed by somebody whom the
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections import defaultdict
@@ -153,8 +152,7 @@ def statements_of_record(plain: Mapping[str, Any], *, builder: str) -> list[Plai
     if (found := plain.get("outdated")) is not None:
         message = "the record is not of the build as it is now"
         raise AttestationError(message, found=str(found), hint="verify the build again")
-    own = {field.name for field in dataclasses.fields(Record)}
-    kept = read_record({name: value for name, value in plain.items() if name in own})
+    kept = read_record({name: plain[name] for name in plain.keys() & Record.__annotations__})
     time = kept.verified_at or ""
     return statements_of(of_record(kept), kept.report_sha256, builder=builder, time=time)
 
@@ -288,8 +286,7 @@ def trusted(
 ) -> list[SignedStatement]:
     """The statements in these files, or all in a directory, each signed by one of the keys.
 
-    OpenPGP signatures are looked for beside a file, with the suffix .asc or .sig. What is not good
-    is a SgxEnclavesError; see `signed_statements`.
+    OpenPGP signatures are looked for beside a file. What is not good is a SgxEnclavesError.
     """
     loaded = [dsse.load_key(read_file(key, DEFAULT_LIMITS.config_size), key) for key in keys]
     if not loaded and keyring is None:

@@ -19,7 +19,7 @@ from sgx_enclaves.child import in_child
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import SHF_EXECINSTR
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.plain import printable, record
+from sgx_enclaves.plain import from_plain, printable, record
 
 # A hundred times what Intel's largest enclave takes, with all its symbols.
 _SECONDS = 30
@@ -35,8 +35,7 @@ class Description:
 
     Symbols that name a place, by name, address and bytes, are from `.symtab`, or from `.dynsym`
     when stripped. The build id is hexadecimal; `features` are of x86, as `IBT`; `comments` is None
-    without a section `.comment`; `lines` has of the addresses that were asked for those that
-    debugging information knows.
+    without a section `.comment`; `lines` are those of the addresses that were asked for.
     """
 
     section_types: tuple[str, ...] = ()
@@ -51,9 +50,7 @@ class Description:
     problems: tuple[str, ...] = ()
 
 
-def describe_file(
-    data: bytes, name: str, addresses: Iterable[int] = (), seconds: float = _SECONDS
-) -> Description:
+def describe_file(data: bytes, name: str, addresses: Iterable[int] = ()) -> Description:
     """Describe an ELF file, with the source lines of these addresses."""
     wanted = sorted(set(addresses))
     what = f"{name} cannot be described"
@@ -64,14 +61,13 @@ def describe_file(
         hint = "install the Python library pyelftools (python3-pyelftools)"
         return Description(problems=(f"{what}: {hint}",))
     try:
-        answer = in_child(lambda: _described(data, wanted), what=what, seconds=seconds)
+        answer = in_child(lambda: _described(data, wanted), what=what, seconds=_SECONDS)
     except SgxEnclavesError as error:
         return Description(problems=(printable(str(error)),))
     facts = json.loads(answer)
     lines = {int(address): line for address, line in facts.pop("lines", {}).items()}
     symbols = tuple(map(tuple, facts.pop("symbols", ())))
-    others: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
-    return Description(**others, lines=lines, symbols=symbols)
+    return replace(from_plain(Description, facts), lines=lines, symbols=symbols)
 
 
 def _described(data: bytes, addresses: list[int]) -> bytes:

@@ -125,9 +125,8 @@ def _named(
     kind: type[Structure], prefix: str, start: int, measured: bool = False, *always: str
 ) -> Iterator[Field]:
     for spec in kind.table():
-        begin = start + spec.offset
-        end = begin + spec.size
-        yield Field(f"{prefix}.{spec.name}", begin, end, measured or spec.name in always)
+        begin, own = start + spec.offset, measured or spec.name in always
+        yield Field(f"{prefix}.{spec.name}", begin, begin + spec.size, own)
 
 
 def options_of(block: Block) -> dict[str, int]:
@@ -246,25 +245,21 @@ def _layout(index: int, ours: Block, block: Block) -> Iterator[Cause]:
     for number, item in enumerate(block.layout):
         if not isinstance(item, LayoutEntry) or _kind(item) in usual:
             continue
-        if reason := _strangeness(item):
-            entry = f"layout[{number}] of block {index} ({block.layout_name(item)})"
-            rights = sigstruct.spell_secinfo(item.si_flags)
-            pages = f"{item.page_count} pages ({rights})"
-            yield cause("metadata-layout", entry=entry, pages=pages, reason=reason)
+        if item.content_offset and item.si_flags != sigstruct.SECINFO_TCS:
+            reason = "with content out of the metadata"
+        elif item.attributes & PageAttr.EADD and item.si_flags & sigstruct.SECINFO_X:
+            reason = "of code that our build and the config do not ask for"
+        elif item.id not in list(LayoutId):
+            reason = "of a kind that no SDK knows"
+        else:
+            continue
+        entry = f"layout[{number}] of block {index} ({block.layout_name(item)})"
+        pages = f"{item.page_count} pages ({sigstruct.spell_secinfo(item.si_flags)})"
+        yield cause("metadata-layout", entry=entry, pages=pages, reason=reason)
 
 
 def _kind(item: LayoutEntry) -> tuple[int, int, bool]:
     return item.id, item.si_flags, bool(item.content_offset)
-
-
-def _strangeness(item: LayoutEntry) -> Optional[str]:
-    if item.content_offset and item.si_flags != sigstruct.SECINFO_TCS:
-        return "with content out of the metadata"
-    if item.attributes & PageAttr.EADD and item.si_flags & sigstruct.SECINFO_X:
-        return "of code that our build and the config do not ask for"
-    if item.id not in list(LayoutId):
-        return "of a kind that no SDK knows"
-    return None
 
 
 def generation_causes(

@@ -61,7 +61,8 @@ def test_a_file_that_takes_too_long_is_said_to(monkeypatch: pytest.MonkeyPatch) 
             pass
 
     monkeypatch.setattr(description, "_described", stuck)
-    found = describe_file(small_enclave(), "stuck", seconds=0.2)
+    monkeypatch.setattr(description, "_SECONDS", 0.2)
+    found = describe_file(small_enclave(), "stuck")
     assert found.symbols == ()
     assert found.problems[0].startswith("stuck cannot be described")
 
