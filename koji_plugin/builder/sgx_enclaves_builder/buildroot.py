@@ -27,17 +27,7 @@ from typing import IO, Any, Optional
 
 from sgx_enclaves.errors import BuildError
 from sgx_enclaves.limits import MIB, at_most
-from sgx_enclaves.release.place import (
-    MAX_OUTPUT,
-    Command,
-    Ended,
-    LockedPackage,
-    Output,
-    Tree,
-    describe,
-    installed_packages,
-    log_header,
-)
+from sgx_enclaves.release import place
 from sgx_enclaves.release.sandbox import MAX_LOG, PROBE_TIMEOUT, RPM_DATABASES
 
 from .provenance import component_urls
@@ -126,7 +116,7 @@ class Chroot:
         folders = [self.root / name for name in RPM_DATABASES]
         here = next((str(folder) for folder in folders if folder.is_dir()), None)
         urls = component_urls(broot.session, broot.id, broot.options.topurl)
-        self._packages = () if here is None else installed_packages(urls=urls, dbpath=here)
+        self._packages = () if here is None else place.installed_packages(urls=urls, dbpath=here)
         self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
 
     def close(self) -> None:
@@ -147,22 +137,22 @@ class Chroot:
 
     def show(self, name: str, as_name: str) -> bool:
         """Let kojid's watcher see a file of ours grow; false where it is on another file system."""
-        place = Path(self.broot.resultdir()) / as_name
+        shown = Path(self.broot.resultdir()) / as_name
         with contextlib.suppress(OSError):
-            place.unlink(missing_ok=True)
-            os.link(name, place, src_dir_fd=self._fd, follow_symlinks=False)
+            shown.unlink(missing_ok=True)
+            os.link(name, shown, src_dir_fd=self._fd, follow_symlinks=False)
             return True
         return False
 
-    def packages(self) -> tuple[LockedPackage, ...]:
+    def packages(self) -> tuple[place.LockedPackage, ...]:
         """See `Place`: what RPM's database in the buildroot said before any step."""
         return self._packages
 
-    def open(self, scratch: Path, root: str) -> Tree:
+    def open(self, scratch: Path, root: str) -> place.Tree:
         """See `Place`."""
         return BuildrootTree(self, scratch.name, root)
 
-    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
+    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[place.Output]:
         """See `Place`."""
         limit = ["timeout", "-k", "5", f"{timeout:g}"]
         named = {f"ask-{number}": [*limit, *command] for number, command in enumerate(commands)}
@@ -174,7 +164,7 @@ class Chroot:
                     f"programs cannot be run in the buildroot: mock {how}",
                     hint="read mock_output.log and root.log of this task",
                 )
-            return [Output(int(status), _text(log)) for status, log in zip(statuses, logs)]
+            return [place.Output(int(status), _text(log)) for status, log in zip(statuses, logs)]
 
     def run(
         self, commands: Mapping[str, Sequence[str]], timeout: float
@@ -241,8 +231,8 @@ def koji_buildroot(task: SgxTask, build_tag: str, repo_id: int) -> Iterator[Chro
 
 def _text(log: IO[bytes]) -> str:
     """What a short program printed; the file is ours, whatever stands under its name."""
-    data = log.read(MAX_OUTPUT + 1)
-    at_most(MAX_OUTPUT, len(data), "a program in the buildroot prints too much", "bytes")
+    data = log.read(place.MAX_OUTPUT + 1)
+    at_most(place.MAX_OUTPUT, len(data), "a program in the buildroot prints too much", "bytes")
     return data.decode("utf-8", "replace")
 
 
@@ -254,10 +244,10 @@ def has_routes(text: str) -> bool:
 
 def place_in_root(root: Path, path: str) -> Path:
     """Where a path of the buildroot is; no link on the way may lead out of it."""
-    place = Path(os.path.realpath(f"{root}/{path}"))
-    if not place.is_relative_to(os.path.realpath(root)):
+    found = Path(os.path.realpath(f"{root}/{path}"))
+    if not found.is_relative_to(os.path.realpath(root)):
         raise BuildError("a link on the way leads out of the buildroot", file=path)
-    return place
+    return found
 
 
 class BuildrootTree:
@@ -284,7 +274,7 @@ class BuildrootTree:
             raise BuildError("a step has put a link in the tree's place", file=self.root)
         return self._tree
 
-    def run(self, command: Command, log: Path) -> Ended:
+    def run(self, command: place.Command, log: Path) -> place.Ended:
         """See `Tree`."""
         start = time.monotonic()
         self._steps += 1
@@ -295,19 +285,19 @@ class BuildrootTree:
         try:
             with chroot.create(f"{name}.log") as said:
                 # so that whoever watches sees at once what has begun
-                said.write(log_header(command).encode("utf-8", "replace"))
+                said.write(place.log_header(command).encode("utf-8", "replace"))
                 said.flush()
                 shown = chroot.show(f"{name}.log", f"step-{log.name}")
                 how, (status,) = chroot.run({name: [*argv, *command.argv]}, command.timeout)
                 ended = how_ended(status, how, time.monotonic() - start, command.timeout)
                 seconds = ended.milliseconds / 1000
-                _copy_log(said, log, f"# {describe(ended)} after {seconds:.1f} s\n")
+                _copy_log(said, log, f"# {place.describe(ended)} after {seconds:.1f} s\n")
                 if not shown:
                     chroot.broot.single_log(str(log), name=f"step-{log.name}")
                 return ended
         except OSError as error:
             took = int((time.monotonic() - start) * 1000)
-            return Ended(None, False, f"cannot be run and logged: {error.strerror}", took)
+            return place.Ended(None, False, f"cannot be run and logged: {error.strerror}", took)
 
     def close(self) -> None:
         """See `Tree`: kojid removes it; after strangers' programs it must not be done by name."""
@@ -324,14 +314,14 @@ def _copy_log(source: IO[bytes], target: Path, tail: str) -> None:
         out.write(tail.encode("utf-8", "replace"))
 
 
-def how_ended(status: str, mock: str, seconds: float, timeout: float) -> Ended:
+def how_ended(status: str, mock: str, seconds: float, timeout: float) -> place.Ended:
     """From the status that a shell wrote down, if it did, and how mock ended, in words."""
     took = int(seconds * 1000)
     if not status.isdigit():
         problem = f"did not come to its end: mock {mock}; see mock_output.log and root.log"
-        return Ended(None, False, problem, took)
+        return place.Ended(None, False, problem, took)
     code = int(status)
     if code in (_TIMED_OUT, _KILLED) and seconds >= timeout:
-        return Ended(None, True, None, took)
+        return place.Ended(None, True, None, took)
     # a shell's way to say that a signal ended it
-    return Ended(128 - code if code > 128 else code, False, None, took)
+    return place.Ended(128 - code if code > 128 else code, False, None, took)

@@ -10,17 +10,9 @@ from typing import Any, Optional
 
 import koji
 import koji.tasks
+import kojihub
 from koji.context import context
 from koji.plugin import callback, export, ignore_error
-from kojihub import (
-    Task,
-    get_build,
-    get_build_target,
-    get_tag,
-    make_task,
-    policy_data_from_task,
-    repo_info,
-)
 from kojihub.db import Savepoint
 
 from sgx_enclaves.errors import SgxEnclavesError
@@ -75,7 +67,7 @@ def sgxEnclaves(
             )
         if build_tag is None:
             build_tag = _default_tag(found["task_id"] if found else opts.get("task_id"))
-        tag = get_tag(argument(build_tag, "build_tag"), strict=True)
+        tag = kojihub.get_tag(argument(build_tag, "build_tag"), strict=True)
         if "repo_id" in opts:
             _require_repo(opts["repo_id"], tag)
         if "unsigned_build" in opts:
@@ -95,7 +87,7 @@ def start(release: Optional[str], tag: Any, build: Any, opts: dict[str, Any], **
     channel = how.pop("channel", None) or settings().tasks_channel
     if channel:
         how["channel"] = channel
-    return int(make_task(PARENT, [release, tag["name"], build, opts], **how))
+    return int(kojihub.make_task(PARENT, [release, tag["name"], build, opts], **how))
 
 
 def distrust(tag: Mapping[str, Any]) -> Optional[str]:
@@ -116,7 +108,7 @@ def _default_tag(task_id: Optional[int]) -> str:
     if len(trusted) == 1:
         return trusted[0]
     target = _target(task_id)
-    found = get_build_target(target) if target else None
+    found = kojihub.get_build_target(target) if target else None
     if found is None:
         raise koji.GenericError(
             "there is no build tag by default: [tasks] build_tags of the hub names "
@@ -127,11 +119,11 @@ def _default_tag(task_id: Optional[int]) -> str:
 
 def _target(task_id: Optional[int]) -> Optional[str]:
     """The target of a build task."""
-    return policy_data_from_task(task_id).get("target") if task_id else None
+    return kojihub.policy_data_from_task(task_id).get("target") if task_id else None
 
 
 def _require_build_task(task_id: int, build: Any) -> None:
-    task = Task(task_id)
+    task = kojihub.Task(task_id)
     method = task.getInfo(strict=True)["method"]
     # raises for a task that has not ended well
     task.getResult()
@@ -144,7 +136,7 @@ def _require_build_task(task_id: int, build: Any) -> None:
 
 def _require_repo(repo_id: int, tag: Mapping[str, Any]) -> None:
     """Refuse a repository that is not the tag's, or is gone."""
-    repo = repo_info(repo_id)
+    repo = kojihub.repo_info(repo_id)
     found = "does not exist"
     if repo is not None:
         found = f"is of tag {repo['tag_name']} and {koji.REPO_STATES[repo['state']]}"
@@ -156,7 +148,7 @@ def _require_repo(repo_id: int, tag: Mapping[str, Any]) -> None:
 
 def complete_build(build: Any, name: str) -> dict[str, Any]:
     """A build that is complete."""
-    found: dict[str, Any] = get_build(argument(build, name), strict=True)
+    found: dict[str, Any] = kojihub.get_build(argument(build, name), strict=True)
     if found["state"] != koji.BUILD_STATES["COMPLETE"]:
         state = koji.BUILD_STATES[found["state"]]
         raise koji.GenericError(f"{name} {found['nvr']} is not complete, it is {state}")
@@ -173,7 +165,7 @@ def verify_new_build(cbtype: str, *, type: str, **info: Any) -> None:
         return
     point = Savepoint("sgx_enclaves_hook")
     try:
-        _verify(get_build(build["id"], strict=True))
+        _verify(kojihub.get_build(build["id"], strict=True))
     except Exception:
         point.rollback()
         raise
@@ -193,6 +185,6 @@ def _verify(build: dict[str, Any]) -> None:
     if not tag:
         logger.info("%s has enclaves; [hook] names no build tag for its target", build["nvr"])
         return
-    found = get_tag(tag, strict=True)
+    found = kojihub.get_tag(tag, strict=True)
     task = start(None, found, lasting_name(build), {}, owner=build["owner_id"])
     logger.info("%s has enclaves: verification task %s", build["nvr"], task)

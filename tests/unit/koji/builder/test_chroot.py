@@ -247,7 +247,7 @@ def test_a_program_that_puts_links_in_its_files_place_shows_nothing_of_theirs(
 def test_a_program_that_prints_too_much_is_refused(
     chroot: Chroot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sgx_enclaves_builder.buildroot.MAX_OUTPUT", 10)
+    monkeypatch.setattr("sgx_enclaves.release.place.MAX_OUTPUT", 10)
     assert chroot.ask([["echo", "123456789"]], 10)[0].text == "123456789\n"
     with pytest.raises(LimitError, match="at most 10 bytes"):
         chroot.ask([["echo", "1234567890"]], 10)
@@ -320,7 +320,7 @@ def test_packages_are_asked_once_and_from_outside(
     root = tmp_path / "root"
     (root / "var/lib/rpm").mkdir(parents=True)
     monkeypatch.setattr(broot, "rootdir", lambda: str(root))
-    monkeypatch.setattr("sgx_enclaves_builder.buildroot.installed_packages", packages)
+    monkeypatch.setattr("sgx_enclaves.release.place.installed_packages", packages)
     monkeypatch.setattr(
         "sgx_enclaves_builder.buildroot.component_urls",
         lambda *_arguments: {"x-1-1.noarch": "https://k.example/x"},
