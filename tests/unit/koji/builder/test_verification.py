@@ -11,7 +11,6 @@ import koji
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from sgx_enclaves_builder import buildroot
 
 from demo import vendor as demo_vendor
 from demo.release import ENCLAVE_LIST, release_toml
@@ -20,6 +19,7 @@ from sgx_enclaves.evidence.report import read_report
 from sgx_enclaves.evidence.statements import signed_statements, statements_of_record
 from sgx_enclaves.gate.origin import packages_digest
 from sgx_enclaves.gate.record import read_record
+from sgx_enclaves.release import place
 from sgx_enclaves.release.place import LockedPackage
 from tests.support.keys import foreign_key
 from tests.support_rpm import RpmFile, write_rpm
@@ -299,7 +299,7 @@ def one_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """The buildroot, which is this machine, as one that has one package."""
     words = {**PACKAGE, "epoch": None, "signature": None}
     installed = LockedPackage(**words)
-    monkeypatch.setattr(buildroot, "installed_packages", lambda **_more: (installed,))
+    monkeypatch.setattr(place, "installed_packages", lambda **_more: (installed,))
 
 
 def keep_lock(world: World, lock: str) -> None:
