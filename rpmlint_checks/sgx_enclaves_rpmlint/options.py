@@ -36,6 +36,8 @@ _KEYS = frozenset(
 )
 _NEIGHBOURS = ("warn", "trust", "signed")
 _MAX_SVN = 0xFFFF
+# Gives what is good of a value, by where it stands.
+_Check = Callable[[str, Any], Any]
 
 
 class Options:
@@ -59,11 +61,8 @@ class Options:
         if not isinstance(table, dict):
             self.problems.append("[SgxEnclave] is not a table")
         self._table: dict[str, Any] = table if isinstance(table, dict) else {}
-        self.references = (
-            self._by_enclave("reference", self._by_version)
-            if isinstance(self._table.get("reference"), dict)
-            else {"": {"": self._texts("reference")}}
-        )
+        by_version = partial(self._by_key, check=self._texts)
+        self.references = self._by_key("reference", self._table.get("reference", []), by_version)
         self.signers = self._by_enclave("signers", self._mrsigners)
         self.least_isvsvn = self._by_enclave("least_isvsvn", self._svn)
         # Asks the whole catalogue, which takes its time.
@@ -112,27 +111,24 @@ class Options:
         self._wrong(where, "a text or a list of texts", value)
         return ()
 
-    def _by_version(self, where: str, value: object) -> dict[str, tuple[str, ...]]:
-        by_version = value if isinstance(value, dict) else {"": value}
-        return {
-            version: self._texts(f"{where}.{version}".rstrip("."), paths)
-            for version, paths in by_version.items()
-        }
+    def _by_key(self, where: str, value: object, check: _Check) -> dict[str, Any]:
+        """The values of a table; the empty key has what is no table."""
+        by_key = value if isinstance(value, dict) else {"": value}
+        return {key: check(f"{where}.{key}".rstrip("."), item) for key, item in by_key.items()}
 
-    def _by_enclave(self, key: str, check: Callable[[str, Any], Any]) -> dict[str, Any]:
+    def _by_enclave(self, key: str, check: _Check) -> dict[str, Any]:
         value = self._table.get(key, {})
         if not isinstance(value, dict):
             self._wrong(key, "a table", value)
             value = {}
-        checked = {name: check(f"{key}.{name}", item) for name, item in value.items()}
-        return {name: item for name, item in checked.items() if item is not None}
+        return self._by_key(key, value, check)
 
-    def _mrsigners(self, where: str, value: object) -> Optional[tuple[str, ...]]:
+    def _mrsigners(self, where: str, value: object) -> tuple[str, ...]:
         texts = self._texts(where, value)
         good = tuple(text.lower() for text in texts if _MRSIGNER.match(text))
         if len(good) < len(texts):
             self._wrong(where, "64 hexadecimal digits (MRSIGNER)", value)
-        return good or None
+        return good
 
     def _svn(self, where: str, value: object) -> Optional[int]:
         # Python's true is an int.
@@ -162,9 +158,9 @@ def _key_of(path: str) -> str:
     return enclave_name(path) or stem_of(path)
 
 
-def installed_packages(provide: str) -> list[tuple[str, bytes]]:
-    """Name, for messages, and header of installed packages that provide something."""
-    rpm = librpm()
+def installed_packages(path: str) -> list[tuple[str, bytes]]:
+    """Name, for messages, and header of installed packages that provide our build of an enclave."""
+    rpm, provide = librpm(), f"sgx-enclave({_key_of(path)}{REPRODUCIBLE}"
     try:
         headers = list(rpm.TransactionSet().dbMatch("providename", provide))
     except rpm.error as error:
@@ -200,11 +196,7 @@ def references_for(
     beside: tuple[PackageReference, ...], options: Options
 ) -> tuple[tuple[Reference, ...], Neighbours]:
     """What is trusted, and what is asked besides."""
-    asked = functools.lru_cache(installed_packages)
-
-    def in_database(path: str) -> list[tuple[str, bytes]]:
-        return asked(f"sgx-enclave({_key_of(path)}{REPRODUCIBLE}")
-
+    in_database = functools.lru_cache(installed_packages)
     configured = _Found(options.paths_for, functools.lru_cache(open_reference))
     signed, unsigned = (_Found(in_database, partial(_installed, s)) for s in (True, False))
     worth = (options.neighbours == "trust", options.neighbours == "signed", options.attested)

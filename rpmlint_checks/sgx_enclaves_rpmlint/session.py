@@ -166,7 +166,7 @@ class Session:
         self._table = table
         self._output = output
         self._subjects: dict[tuple[str, bool], NotedPackage] = {}
-        self._judged: set[tuple[str, bool]] = set()
+        self._judged = 0
         for id_, kind in kinds().items():
             output.error_details[id_] = f"{kind.meaning} {kind.do}"
             if kind.severity == "error":
@@ -185,9 +185,9 @@ class Session:
 
     def conclude(self) -> None:
         """Judge every package that was noted since the last time."""
-        waiting = {key: s for key, s in self._subjects.items() if key not in self._judged}
-        self._judged |= set(waiting)
-        suspects = [subject for subject in waiting.values() if subject.suspect]
+        subjects = list(self._subjects.values())
+        suspects = [subject for subject in subjects[self._judged :] if subject.suspect]
+        self._judged = len(subjects)
         if not suspects:
             return
         # Nothing of ours is garbage in circles; to look for it, here and in children, takes time.
@@ -196,7 +196,6 @@ class Session:
             # Takes as long as all the rest of our start, and most packages have no enclave.
             from sgx_enclaves_rpmlint.judge import judged  # noqa: PLC0415
 
-            subjects = list(self._subjects.values())
             for found in judged(suspects, subjects, self._table, self._output):
                 self._emit(found)
         except Exception as error:
