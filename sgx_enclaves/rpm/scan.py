@@ -83,8 +83,14 @@ class ScanState:
         self._path = path
         self._stamps: dict[str, str] = {}
         self._known: dict[str, tuple[str, Optional[dict[str, Any]]]] = {}
-        header = json.dumps({"scan": key})
-        lines = self._lines()
+        header, lines = json.dumps({"scan": key}), []
+        if os.path.exists(path):
+            with system_errors(path, "cannot be read"), open_regular(path) as stream:
+                if stream.read(len(_BEGINNING)) != _BEGINNING:
+                    message = "not the state of a scan, and so not written over"
+                    hint = "name a file that is not there yet"
+                    raise InputError(message, file=path, hint=hint)
+                lines = (_BEGINNING + stream.read()).decode("utf-8", "replace").splitlines()
         for line in lines[1:] if lines[:1] == [header] else ():
             # A scan that was killed may have left half a line: it is left out, as what was edited.
             text, _, digest = line.rpartition(" ")
@@ -96,16 +102,6 @@ class ScanState:
         kept = (_line(file, *known) for file, known in self._known.items())
         write_file(path, "".join((f"{header}\n", *kept)).encode())
         self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115
-
-    def _lines(self) -> list[str]:
-        if not os.path.exists(self._path):
-            return []
-        with system_errors(self._path, "cannot be read"), open_regular(self._path) as stream:
-            if stream.read(len(_BEGINNING)) != _BEGINNING:
-                message = "not the state of a scan, and so not written over"
-                hint = "name a file that is not there yet"
-                raise InputError(message, file=self._path, hint=hint)
-            return (_BEGINNING + stream.read()).decode("utf-8", "replace").splitlines()
 
     def known(self, path: str) -> Optional[Scanned]:
         """The earlier result for a file that has not changed since."""
@@ -149,20 +145,29 @@ class Survey:
 
 def survey(folder: str, *, repodata: bool = True) -> Survey:
     """Look over a tree of packages, with or without repositories in it."""
-    paths, roots = _walk(folder)
-    targets: Listings = dict.fromkeys(paths)
+    if "://" in folder:
+        message = "not a folder: repositories are scanned where they are mirrored"
+        hint = "mirror it first, for example with dnf reposync --download-metadata"
+        raise InputError(message, file=folder, hint=hint)
+    targets: Listings = {}
     listings: Listings = {}
     problems: list[SgxEnclavesError] = []
     stamps: list[str] = []
-    for root in roots if repodata else ():
+    is_file = os.path.isfile(folder)
+    hint = "check-rpm checks a package, compare an enclave" if is_file else "check path and rights"
+    for parent, folders, files in walk(os.path.normpath(folder), hint):
+        folders.sort()
+        targets |= {os.path.join(parent, name): None for name in files if name.endswith(".rpm")}
+        if not (repodata and os.path.isfile(os.path.join(parent, REPOMD))):
+            continue
         try:
-            repository = repository_in(root)
+            repository = repository_in(parent)
         except SgxEnclavesError as error:
             problems.append(error)
             continue
         stamps.append(repository.stamp)
         for place, listing in repository.packages.items():
-            path = os.path.join(root, place)
+            path = os.path.join(parent, place)
             # Where two repositories contradict each other, the package itself decides.
             listings[path] = listing if listings.get(path, listing) == listing else None
     passed = absent = 0
@@ -180,26 +185,8 @@ def survey(folder: str, *, repodata: bool = True) -> Survey:
                 if os.path.getsize(path) == known.size:
                     del targets[path]
                     passed += 1
-    found = {path: targets[path] for path in sorted(targets)}
+    found = dict(sorted(targets.items()))
     return Survey(found, passed, absent, tuple(sorted(stamps)), tuple(problems))
-
-
-def _walk(folder: str) -> tuple[list[str], list[str]]:
-    """All package files below a folder, and all folders with repodata."""
-    if "://" in folder:
-        message = "not a folder: repositories are scanned where they are mirrored"
-        hint = "mirror it first, for example with dnf reposync --download-metadata"
-        raise InputError(message, file=folder, hint=hint)
-    found: list[str] = []
-    roots: list[str] = []
-    is_file = os.path.isfile(folder)
-    hint = "check-rpm checks a package, compare an enclave" if is_file else "check path and rights"
-    for parent, folders, files in walk(os.path.normpath(folder), hint):
-        folders.sort()
-        found += [os.path.join(parent, name) for name in files if name.endswith(".rpm")]
-        if "repodata" in folders and os.path.isfile(os.path.join(parent, REPOMD)):
-            roots.append(parent)
-    return found, roots
 
 
 # Packages that a process is given at once: a few with enclaves are as much work as many without.
