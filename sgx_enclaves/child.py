@@ -144,6 +144,8 @@ def _work(
 
     try:
         end_with_parent(parent)
+        # What foreign code prints about its input is not for a terminal.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         with open("/proc/self/statm", "rb") as file:

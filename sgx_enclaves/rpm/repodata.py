@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import importlib
 import json
-import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -70,9 +69,6 @@ def repository_in(folder: str) -> Repository:
     """`read_repository` in a child process, which outlives what makes the parser's C code crash."""
 
     def work() -> bytes:
-        # createrepo_c prints what it cannot read, whatever is in there.
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), 2)
         return json.dumps(read_repository(folder)).encode()
 
     what = f"{folder}: repodata cannot be read"
