@@ -74,8 +74,7 @@ def judged(
 def _read_first(files: Sequence[str], opener: SharedOpener) -> tuple[PackageReference, ...]:
     """The packages that others may be compared with, of which the first are read before all."""
     beside = neighbours_among(files, opener)
-    first = [reference.name for reference in beside]
-    opener.plan([*first, *(file for file in files if file not in first)])
+    opener.plan(dict.fromkeys([*(reference.name for reference in beside), *files]))
     for reference in beside[:_HELD] if len(files) > 1 else ():
         # What is wrong with it, its own result says.
         with contextlib.suppress(SgxEnclavesError):

@@ -78,7 +78,7 @@ class Header:
     def __init__(self, file: str, start: int, blob: bytes, limits: PackageLimits) -> None:
         self.file = file
         self.start = start
-        self.size = len(HEADER_MAGIC) + len(blob)
+        self.end = start + len(HEADER_MAGIC) + len(blob)
         self.blob = blob
         self.limits = limits
         try:
@@ -231,7 +231,7 @@ class PackageFile:
         mode: of a kind that is one of `KINDS`.
         digest: hexadecimal; empty for what has no content, as `target` for what is no link.
         ghost: owned by the package, but not in its payload.
-        inode: device and inode; files that share them are hard links.
+        inode: device and inode, or what no other file has; files that share it are hard links.
     """
 
     index: int

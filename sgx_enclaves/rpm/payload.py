@@ -145,14 +145,12 @@ class SharedOpener(contextlib.ExitStack):
             with packed(path) as contents:
                 yield contents
             return
-        with contextlib.closing(self._read(path)) as files:
-            yield self._opened[path][0], files
-
-    def _read(self, path: str) -> Generator[PayloadFile, None, None]:
         package, stream = self._opened[path]
-        if path not in self._queue[:1]:
-            yield from _alone(package, stream)
-            return
+        members = self._next(package) if path in self._queue[:1] else _alone(package, stream)
+        with contextlib.closing(members) as files:
+            yield package, files
+
+    def _next(self, package: Package) -> Generator[PayloadFile, None, None]:
         del self._queue[0]
         try:
             yield from _files(package, self._pieces)
@@ -177,7 +175,7 @@ class _Source:
 
 def _payload(package: Package, stream: BinaryIO) -> _Payload:
     """The payload, whose digests are right and whose form is the header's."""
-    header, file, start = package.header, package.file, package.payload_start
+    header, file, start = package.header, package.file, package.header.end
     form = header.one("PAYLOADFORMAT", str) or "cpio"
     if form != "cpio":
         hint = "build the package again: rpmbuild makes cpio"

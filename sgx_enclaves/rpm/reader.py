@@ -61,7 +61,6 @@ class Package:
         self.header = header
         self.limits = header.limits
         self.signatures = signed.signatures if signed is not None else {}
-        self.payload_start = header.start + header.size
         self._payload_size = payload_size
         self.name, self.version, self.release = map(self._required, ("NAME", "VERSION", "RELEASE"))
         self.epoch = header.one("EPOCH", int)
@@ -128,9 +127,10 @@ class Package:
             if stat.S_IFMT(mode) not in KINDS:
                 message = f"{path!r} is of an unknown kind"
                 raise header.wrong(message, "a file mode", f"mode 0o{mode:o}")
-            ghost = bool(flags & _GHOST)
-            entry = (mode, size, digest, target, ghost, (device, inode))
-            files.append(PackageFile(len(files), path, *entry))
+            index, ghost = len(files), bool(flags & _GHOST)
+            # RPM counts inodes from 1; 0 is for builders that do not know.
+            own = (device, inode) if inode else (-1, index)
+            files.append(PackageFile(index, path, mode, size, digest, target, ghost, own))
         self._check_claims(files)
         return tuple(files)
 
@@ -164,12 +164,7 @@ class Package:
     def _check_claims(self, files: list[PackageFile]) -> None:
         """Refuse a package that claims to unpack to more than it may."""
         # Hard links share their content, so it counts once.
-        sizes = {
-            file.inode if file.inode[1] else file.index: file.size
-            for file in files
-            if file.is_regular
-        }
-        total = sum(sizes.values())
+        total = sum({file.inode: file.size for file in files if file.is_regular}.values())
         limits = self.limits.payload
         limit = limits.total_size
         if self._payload_size is not None:
@@ -188,8 +183,7 @@ class Package:
         """File number to all files with its content, itself too; none for single files."""
         by_inode: dict[tuple[int, int], list[PackageFile]] = {}
         for file in self.files:
-            # RPM counts inodes from 1; 0 is for builders that do not know.
-            if file.is_regular and file.inode[1]:
+            if file.is_regular:
                 by_inode.setdefault(file.inode, []).append(file)
         groups: dict[int, tuple[PackageFile, ...]] = {}
         for group in by_inode.values():
@@ -244,7 +238,7 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
         )
     take(stream, _LEAD_SIZE - len(lead), file)
     signature = read_header(stream, file, limits)
-    take(stream, -signature.size % 8, file)
+    take(stream, -signature.end % 8, file)
     header = read_header(stream, file, limits)
     if header.has_tags_twice:
         raise header.wrong("a header is malformed", "each tag once")
@@ -269,7 +263,7 @@ def _check_size(header: Header, signature: Header, end: int) -> None:
     if not ends:
         # From V6 on the header says so, and the payload may have been unpacked and left so.
         sizes = [header.one(tag, int) for tag in ("PAYLOADSIZE", "PAYLOADSIZEALT")]
-        ends = [header.start + header.size + size for size in sizes if size is not None]
+        ends = [header.end + size for size in sizes if size is not None]
     if ends and end < ends[0]:
         raise truncated(header.file, ends[0], end)
     if ends and end not in ends:

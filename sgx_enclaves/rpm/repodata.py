@@ -58,14 +58,7 @@ class Listing(NamedTuple):
 Listings = dict[str, Optional[Listing]]
 
 
-class Repository(NamedTuple):
-    """The digest of a repository's repomd.xml, and what is said about each package file."""
-
-    stamp: str
-    packages: Listings
-
-
-def repository_in(folder: str) -> Repository:
+def repository_in(folder: str) -> tuple[str, Listings]:
     """`read_repository` in a child process, which outlives what makes the parser's C code crash."""
 
     def work() -> bytes:
@@ -74,11 +67,11 @@ def repository_in(folder: str) -> Repository:
     what = f"{folder}: repodata cannot be read"
     answer = in_child(work, what=what, seconds=_SECONDS, memory=_MEMORY)
     stamp, packages = json.loads(answer)
-    return Repository(stamp, {path: said and Listing(*said) for path, said in packages.items()})
+    return stamp, {path: said and Listing(*said) for path, said in packages.items()}
 
 
-def read_repository(folder: str) -> Repository:
-    """Read the repodata below a folder.
+def read_repository(folder: str) -> tuple[str, Listings]:
+    """The digest of a repository's repomd.xml, and what is said about each package file.
 
     Raises:
         UnsupportedError: no createrepo_c, or a list is compressed with something unknown.
@@ -106,7 +99,7 @@ def read_repository(folder: str) -> Repository:
     packages = _packages(parser, primary, _suspects(parser, filelists))
     if read_file(path, _REPOMD_SIZE) != data:
         raise RepodataError("the repodata have changed while they were read", file=folder)
-    return Repository(hashlib.sha256(data).hexdigest(), packages)
+    return hashlib.sha256(data).hexdigest(), packages
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
-from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import (
     can_have_workers,
@@ -161,12 +160,12 @@ def survey(folder: str, *, repodata: bool = True) -> Survey:
         if not (repodata and os.path.isfile(os.path.join(parent, REPOMD))):
             continue
         try:
-            repository = repository_in(parent)
+            stamp, packages = repository_in(parent)
         except SgxEnclavesError as error:
             problems.append(error)
             continue
-        stamps.append(repository.stamp)
-        for place, listing in repository.packages.items():
+        stamps.append(stamp)
+        for place, listing in packages.items():
             path = os.path.join(parent, place)
             # Where two repositories contradict each other, the package itself decides.
             listings[path] = listing if listings.get(path, listing) == listing else None
@@ -295,22 +294,16 @@ def scan_one(settings: ScanSettings, target: Target) -> Scanned:
     references, neighbours = _opened(settings.references, settings.beside, settings.neighbours)
     result = settings.check(path, references, neighbours=neighbours)
     if listing is not None:
-        result = replace(result, findings=(*result.findings, *_not_as_listed(path, listing)))
-    return path, settings.record(result) if result.enclaves or result.findings else None
-
-
-def _not_as_listed(path: str, listing: Listing) -> Iterator[Finding]:
-    """Say so when the repodata describe another file than the one that was looked at."""
-    try:
-        found = digest_file(Path(path), listing.algorithm)
-    except OSError:
         # It could be read a moment ago; the other findings are true of what was there.
-        return
-    if found != listing.digest:
-        yield finding(
-            "repodata-differs",
-            "the package is not the one that the repodata describe",
-            f"{listing.algorithm} {listing.digest}",
-            found,
-            "make the repodata again, or get the package again",
-        )
+        with contextlib.suppress(OSError):
+            found = digest_file(Path(path), listing.algorithm)
+            if found != listing.digest:
+                differs = finding(
+                    "repodata-differs",
+                    "the package is not the one that the repodata describe",
+                    f"{listing.algorithm} {listing.digest}",
+                    found,
+                    "make the repodata again, or get the package again",
+                )
+                result = replace(result, findings=(*result.findings, differs))
+    return path, settings.record(result) if result.enclaves or result.findings else None

@@ -212,7 +212,7 @@ def test_the_digests(shelf: Shelf) -> None:
     main = data.index(b"\x8e\xad\xe8", 100)
     assert digests.content == hashlib.sha256(data[main:]).hexdigest()
     with open_package(path) as (package, _stream):
-        payload = package.payload_start
+        payload = package.header.end
         assert digests.payload == package.header.one("PAYLOADDIGEST", str)
     assert digests.header == hashlib.sha256(data[main:payload]).hexdigest()
     assert digests.nevra == NAME[: -len(".rpm")]
@@ -440,7 +440,7 @@ def test_what_it_costs_to_tag_a_build_of_libraries(
         path = shelf.put([library], name, name=f"x{number}", compressor=compressor)
         files[path] = ()
         with open_package(path) as (package, stream):
-            stream.seek(package.payload_start)
+            stream.seek(package.header.end)
             payloads.append(stream.read())
     first: list[float] = []
     later: list[float] = []

@@ -33,6 +33,7 @@ from sgx_enclaves.rpm import repodata
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.repodata import (
     Listing,
+    Listings,
     plain_path,
     read_repository,
     repository_in,
@@ -74,14 +75,17 @@ def listing(package: Listed, suspect: bool) -> Listing:
     return Listing(len(package.data), "sha256", package.pkgid, suspect)
 
 
+def listed_in(folder: Path) -> Listings:
+    return read_repository(str(folder))[1]
+
+
 def test_what_is_listed(tmp_path: Path) -> None:
-    found = read_repository(str(fill(tmp_path)))
-    assert found.packages == {
+    assert listed_in(fill(tmp_path)) == {
         "plain.rpm": listing(LISTED[0], False),
         "sub/signed.rpm": listing(LISTED[1], True),
         "quiet.rpm": listing(LISTED[2], True),
     }
-    assert read_repository(str(fill(tmp_path, ()))).packages == {}
+    assert listed_in(fill(tmp_path, ())) == {}
 
 
 @pytest.mark.parametrize("pack", ["gzip", "xz", "zstd", None])
@@ -90,7 +94,7 @@ def test_every_compression(tmp_path: Path, pack: Optional[str]) -> None:
         "primary": compress(primary_of(LISTED).encode(), pack),
         "filelists": compress(filelists_of(LISTED).encode(), pack),
     }
-    assert len(read_repository(str(fill(tmp_path, lists=lists))).packages) == 3
+    assert len(listed_in(fill(tmp_path, lists=lists))) == 3
 
 
 @pytest.mark.parametrize("size", [7, 64, 1000])
@@ -107,13 +111,13 @@ def test_only_the_enclave_folder_is_suspect_as_a_folder(tmp_path: Path) -> None:
     # Listed as a file, so a link; of a folder it would be said that it is one.
     there = Listed("link.rpm", b"3", (), (ENCLAVE_FOLDER[:-1],))
     packages = (sdk, host, there)
-    found = read_repository(str(fill(tmp_path, packages))).packages
+    found = listed_in(fill(tmp_path, packages))
     assert [p is not None and p.suspect for p in found.values()] == [True, False, True]
     text = filelists_of(packages).replace(
         f"<file>{ENCLAVE_FOLDER[:-1]}<", f'<file type="dir">{ENCLAVE_FOLDER[:-1]}<'
     )
     fill(tmp_path, packages, lists={"filelists": text.encode()})
-    found = read_repository(str(tmp_path)).packages
+    found = listed_in(tmp_path)
     assert [p is not None and p.suspect for p in found.values()] == [True, False, False]
 
 
@@ -263,7 +267,7 @@ def test_locations_elsewhere_describe_nothing(tmp_path: Path) -> None:
         Listed("plain.rpm", PLAIN, base="http://elsewhere/"),
     ]
     write_repodata(tree, packages)
-    assert read_repository(str(tree)).packages == {}
+    assert listed_in(tree) == {}
     assert survey(str(tree)).targets == {str(tree / "plain.rpm"): None}
 
 
@@ -271,15 +275,15 @@ def test_contradictions_describe_nothing(tmp_path: Path) -> None:
     twice = (LISTED[0], Listed("plain.rpm", SIGNED))
     tree = fill(tmp_path, LISTED[:1])
     write_repodata(tree, twice)
-    assert read_repository(str(tree)).packages == {"plain.rpm": None}
+    assert listed_in(tree) == {"plain.rpm": None}
     write_repodata(tree, [LISTED[0], LISTED[0]])
-    assert read_repository(str(tree)).packages == {"plain.rpm": listing(LISTED[0], False)}
+    assert listed_in(tree) == {"plain.rpm": listing(LISTED[0], False)}
     odd = Listed("plain.rpm", PLAIN, algorithm="sha256")
     write_repodata(tree, [odd])
     path = tree / "repodata" / "primary.xml.gz"
     text = gzip.decompress(path.read_bytes()).replace(b'type="sha256"', b'type="rot13"')
     write_repodata(tree, [odd], lists={"primary": gzip.compress(text)})
-    assert read_repository(str(tree)).packages == {"plain.rpm": None}
+    assert listed_in(tree) == {"plain.rpm": None}
 
 
 def test_what_is_passed_by_and_what_is_looked_at(tmp_path: Path) -> None:
@@ -448,7 +452,7 @@ def test_repodata_that_createrepo_c_made(tmp_path: Path, kind: str) -> None:
         with pytest.raises(UnsupportedError, match="general-compress-type=gz"):
             read_repository(str(tree))
         return
-    found = read_repository(str(tree)).packages
+    found = listed_in(tree)
     assert found == {
         "plain.rpm": listing(LISTED[0], False),
         "sub/signed.rpm": listing(LISTED[1], True),
