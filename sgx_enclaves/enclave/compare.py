@@ -362,8 +362,10 @@ class _Comparison:
     ) -> None:
         """Each block of ours is measured, each of the vendor's compared with them all."""
         right = {regenerated.mrenclave}
+        known = regenerated.measured, regenerated.mrenclave
         try:
-            right |= {mrenclave(image, b, self._limits) for b in regenerated.unmeasured}
+            for block in regenerated.unmeasured:
+                right.add(mrenclave(image, block, self._limits, known=known))
         except SgxEnclavesError as error:
             self._findings.append(finding_of(error, "measurement-failed"))
             return

@@ -317,19 +317,25 @@ _ADDED_PAGE = struct.Struct("<8sQQ40x")
 _MEASURED_PAGE = struct.Struct("<8sQQ40x" + _CHUNKS * f"8sQ48x{_CHUNK}s")
 _SPLIT = struct.Struct(_CHUNKS * f"{_CHUNK}s")
 
+# Is given the address that the measurement has come to, and the enclave's size.
+Watch = Callable[[int, int], object]
+
 
 def mrenclave(
     image: EnclaveImage,
     block: Block,
     limits: Limits = DEFAULT_LIMITS,
-    watch: Optional[Callable[[int, int], object]] = None,
+    watch: Optional[Watch] = None,
+    known: Optional[tuple[Block, bytes]] = None,
 ) -> bytes:
     """The 32 bytes of MRENCLAVE of `image` as it would be loaded with `block`.
 
-    `watch` is given the address that the measurement has come to, and the enclave's size.
+    What loads the same as a `known` block, whose MRENCLAVE is given with it, is not hashed again.
     """
     base, size = 0, block.header.enclave_size
     try:
+        if known and _taken_from(image, block, limits) == _taken_from(image, known[0], limits):
+            return known[1]
         elrange = block.elrange
         if elrange is not None:
             if problem := elrange.problem(size):
@@ -343,12 +349,26 @@ def mrenclave(
         raise
 
 
+def _taken_from(image: EnclaveImage, block: Block, limits: Limits) -> list[object]:
+    """All that a measurement takes from a block."""
+    marks = block.version == _METADATA_1_3, block.elrange, [e.entry_id for e in block.extensions]
+    taken: list[object] = [block.header.enclave_size, block.header.ssa_frame_size, *marks]
+    taken += [(patch.dst, block.content(patch.src, patch.size)) for patch in block.patches]
+    for r in checked_layout(image, block, limits):
+        taken += [(r.first, r.times, r.step)] if r.added.entries else []
+        for e in r.added.entries:
+            content = block.content(e.content_offset, e.content_size) if e.content_offset else None
+            fields = e.rva, e.page_count, e.si_flags, e.attributes & Attr.EEXTEND, e.content_size
+            taken.append((*fields, content))
+    return taken
+
+
 def measure(
     ssa_frame_size: int,
     size: int,
     runs: Iterable[PageRun],
     base: int,
-    watch: Optional[Callable[[int, int], object]] = None,
+    watch: Optional[Watch] = None,
 ) -> bytes:
     """Hash an enclave's creation; `watch` is called at each whole MiB within equal pages.
 

@@ -6,6 +6,7 @@ What Intel's tool measures is held in tests/unit/enclave (golden values).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
 import time
@@ -18,10 +19,10 @@ from hypothesis import given, settings, strategies as st
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import PageRun, measure, mrenclave
-from sgx_enclaves.enclave.metadata import Block, ElrangeEntry
+from sgx_enclaves.enclave.metadata import DIR_PATCH, Block, ElrangeEntry
 from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sdk import generation_named
-from sgx_enclaves.errors import FormatError
+from sgx_enclaves.errors import FormatError, SgxEnclavesError
 from tests.enclaves.synthetic import PF_R, PF_W, Enclave, Load, build, small_enclave
 from tests.unit.enclave.reference import reference_mrenclave
 
@@ -58,10 +59,31 @@ def test_it_equals_the_slow_way(config: dict[str, int], overrides: dict[str, Any
     assert mrenclave(image, block) == block.sigstruct.enclavehash
 
 
+def test_a_known_block_stands_only_for_those_that_load_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image, block = signed(
+        {**SMALL, "TCSNum": 3, "ELRangeSize": 1 << 28, "EnclaveImageAddress": 0x3000}
+    )
+    raw, right = block.serialise(), mrenclave(image, block)
+    same = []
+    with monkeypatch.context() as patched:
+        patched.setattr("sgx_enclaves.enclave.measure.measure", lambda *_: b"hashed")
+        for at in (*range(64), *range(block.directories[DIR_PATCH].offset, len(raw))):
+            with contextlib.suppress(SgxEnclavesError):
+                other = Block.parse(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+                if mrenclave(image, other, known=(block, b"known")) == b"known":
+                    same.append(other)
+    assert {mrenclave(image, other) for other in same} == {right}
+    # What nobody loads: ids, reserved bytes, what is left of the area.
+    assert 50 < len(same) < len(raw) / 2
+
+
 def test_the_compatible_block_loads_what_the_newest_does() -> None:
     image = EnclaveImage.parse(small_enclave())
     new = regenerate(image, Config({}), generation_named("2.25"))
     (other,) = new.unmeasured
+    assert mrenclave(image, other, known=(new.measured, b"known")) == b"known"
     assert mrenclave(image, other) == new.mrenclave
 
 
