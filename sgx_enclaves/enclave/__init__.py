@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bytes to structures and back, nothing else: no measuring, no deciding, no I/O."""
+"""Enclave files: their bytes as structures, what the SDK's tool makes of them, and the verdict."""

@@ -94,10 +94,9 @@ def spell(value: int, names: dict[int, str]) -> str:
 
 def spell_secinfo(flags: int) -> str:
     """SECINFO flags as page type and permissions, for example `REG rw-`."""
-    page_type = {0x0: "SECS", 0x1: "TCS", 0x2: "REG", 0x4: "TRIM"}.get(
-        flags >> 8 & 0xFF, f"type{flags >> 8 & 0xFF}"
-    )
-    return f"{page_type} {spell_rights(flags)}"
+    number = flags >> 8 & 0xFF
+    name = {0x0: "SECS", 0x1: "TCS", 0x2: "REG", 0x4: "TRIM"}.get(number, f"type{number}")
+    return f"{name} {spell_rights(flags)}"
 
 
 def spell_rights(flags: int) -> str:
@@ -376,15 +375,11 @@ class Identity:
                 f"ISVSVN {sigstruct.isvsvn}: {level or 'no level'}",
                 "ship the newer enclave",
             )
-        bits = bytes.fromhex(self.attributes + self.miscselect)
-        masks = bytes.fromhex(self.attributes_mask + self.miscselect_mask)
-        flags, xfrm, select = struct.unpack("<QQI", bits)
-        flags_mask, xfrm_mask, select_mask = struct.unpack("<QQI", masks)
-        for field, checked_by, wanted, fixed in (
-            ("attributes_flags", "attributemask_flags", flags, flags_mask),
-            ("attributes_xfrm", "attributemask_xfrm", xfrm, xfrm_mask),
-            ("miscselect", "miscmask", select, select_mask),
-        ):
+        bits = struct.unpack("<QQI", bytes.fromhex(self.attributes + self.miscselect))
+        masks = struct.unpack("<QQI", bytes.fromhex(self.attributes_mask + self.miscselect_mask))
+        fields = ("attributes_flags", "attributes_xfrm", "miscselect")
+        checking = ("attributemask_flags", "attributemask_xfrm", "miscmask")
+        for field, checked_by, wanted, fixed in zip(fields, checking, bits, masks):
             found, checked = getattr(sigstruct, field), getattr(sigstruct, checked_by)
             # The processor sets INIT itself, and what the signature leaves open is not signed.
             found |= wanted & Attribute.INIT if field == "attributes_flags" else 0
@@ -403,7 +398,6 @@ class Identity:
         level = self.level_of(sigstruct.isvsvn)
         if level is None:
             return
-        is_highest = level is self.levels[0]
         yield finding_at(
             "tcb-level",
             "isvsvn",
@@ -411,6 +405,6 @@ class Identity:
             f"of {self.issued}, valid to {self.next_update}",
             f"ISVSVN {self.levels[0].isvsvn} or more: {self.levels[0].status}",
             f"ISVSVN {sigstruct.isvsvn}",
-            "nothing to do" if is_highest else "a newer enclave has a higher level",
+            "nothing to do" if level is self.levels[0] else "a newer enclave has a higher level",
             Severity.NOTE,
         )
