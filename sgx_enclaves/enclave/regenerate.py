@@ -99,14 +99,14 @@ class Regenerated:
         blocks = b"".join(block.serialise() for block in self.blocks)
         return blocks.ljust(self.generation.metadata_size, b"\0")
 
-    @property
+    @functools.cached_property
     def signature_ranges(self) -> list[Range]:
         """Offsets in the descriptor of what only the signer can make, in order."""
         fields = [Sigstruct.range_of(field) for field in SIGNATURE_FIELDS]
         of_blocks = [shifted(fields, b.offset + Block.SIGSTRUCT_OFFSET) for b in self.blocks]
         return sorted([*itertools.chain(*of_blocks), *self.second_signature_ranges])
 
-    @property
+    @functools.cached_property
     def second_signature_ranges(self) -> list[Range]:
         """Of these, what holds a throw-away key and its signature."""
         starts = [b.offset + b.fips_offset for b in self.blocks if b.fips_offset is not None]

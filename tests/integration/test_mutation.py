@@ -31,7 +31,9 @@ from sgx_enclaves.enclave.sigstruct import (
     check_fips_signature,
     check_sigstruct,
 )
-from sgx_enclaves.enclave.verdict import Origin, Outcome
+from sgx_enclaves.enclave.verdict import Origin, Outcome, Range
+from sgx_enclaves.explain.description import Description, describe_file
+from sgx_enclaves.explain.metadata_causes import fields_by_byte
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.structure import Structure
 from tests.support.signed import Case, fips_enclave, signed_enclave
@@ -72,20 +74,24 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read, measured and regenerated of our own file, which never changes here.
+@pytest.fixture(scope="module", autouse=True)
+def _computed_once() -> Iterator[None]:
+    """What is read, measured, regenerated and described of our own file, which never changes here.
 
-    Of the vendor's file a block that has no change is read, and its signature checked, once.
+    Of the vendor's file a block that has no change is read, and its signature checked, once; a
+    comparison asks three times where its metadata differ.
     """
     ours = frozenset(case().built for case in CASES.values())
     read = Block.parse
     theirs = [(block.serialise(), block) for case in CASES.values() for block in case().blocks]
     parse, parsed = EnclaveImage.parse, functools.cache(EnclaveImage.parse)
+    described = functools.cache(describe_file)
     obstacles: dict[bytes, list[Obstacle]] = {}
     unsigned: set[bytes] = set()
     measured: dict[int, tuple[Block, bytes]] = {}
     made: dict[object, Regenerated] = {}
+    differences = Regenerated.differences
+    differing: dict[tuple[int, bytes], list[Range]] = {}
 
     def measured_once(
         image: EnclaveImage, block: Block, limits: Limits, known: object = None
@@ -102,6 +108,16 @@ def _computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         if key not in made:
             made[key] = regenerate(image, config, sdk, fips, limits)
         return made[key]
+
+    def differences_once(new: Regenerated, theirs: bytes) -> list[Range]:
+        key = id(new), theirs
+        if key not in differing:
+            differing.clear()
+            differing[key] = differences(new, theirs)
+        return differing[key]
+
+    def described_once(data: bytes, name: str, addresses: Iterable[int] = ()) -> Description:
+        return (described if data in ours else describe_file)(data, name, tuple(addresses))
 
     def parsed_once(
         data: bytes, name: str = "enclave", limits: Limits = DEFAULT_LIMITS
@@ -124,18 +140,25 @@ def _computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
                 return block
         return read(descriptor, offset)
 
-    monkeypatch.setattr(EnclaveImage, "parse", parsed_once)
-    monkeypatch.setattr(Block, "parse", read_once)
-    monkeypatch.setattr(Config, "parse", functools.cache(Config.parse))
-    for check in (check_sigstruct, check_fips_signature):
-        checked = functools.lru_cache(maxsize=16)(check)
-        monkeypatch.setattr(f"sgx_enclaves.enclave.compare.{check.__name__}", checked)
-    monkeypatch.setattr("sgx_enclaves.enclave.compare.not_loadable", looked_at_once)
-    monkeypatch.setattr("sgx_enclaves.enclave.compare.require_unsigned", require_once)
-    monkeypatch.setattr("sgx_enclaves.enclave.compare.mrenclave", measured_once)
-    monkeypatch.setattr("sgx_enclaves.enclave.regenerate.mrenclave", measured_once)
-    monkeypatch.setattr("sgx_enclaves.enclave.compare.regenerate", made_once)
-    monkeypatch.setattr("sgx_enclaves.explain.description.in_child", lambda work, **_: work())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EnclaveImage, "parse", parsed_once)
+        patch.setattr(Regenerated, "differences", differences_once)
+        patch.setattr(Block, "parse", read_once)
+        patch.setattr(Config, "parse", functools.cache(Config.parse))
+        for check in (check_sigstruct, check_fips_signature):
+            checked = functools.lru_cache(maxsize=16)(check)
+            patch.setattr(f"sgx_enclaves.enclave.compare.{check.__name__}", checked)
+        patch.setattr("sgx_enclaves.enclave.compare.not_loadable", looked_at_once)
+        patch.setattr("sgx_enclaves.enclave.compare.require_unsigned", require_once)
+        patch.setattr("sgx_enclaves.enclave.compare.mrenclave", measured_once)
+        patch.setattr("sgx_enclaves.enclave.regenerate.mrenclave", measured_once)
+        patch.setattr("sgx_enclaves.enclave.compare.regenerate", made_once)
+        patch.setattr("sgx_enclaves.explain.description.in_child", lambda work, **_: work())
+        patch.setattr("sgx_enclaves.explain.explain.describe_file", described_once)
+        patch.setattr("sgx_enclaves.explain.explain.regenerate", made_once)
+        fields_once = functools.lru_cache(maxsize=4)(fields_by_byte)
+        patch.setattr("sgx_enclaves.explain.explain.fields_by_byte", fields_once)
+        yield
 
 
 def assert_distinguished(

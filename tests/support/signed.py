@@ -93,7 +93,7 @@ class Case:
         """The vendor's metadata blocks."""
         return Descriptor.parse(self.descriptor).blocks
 
-    @property
+    @functools.cached_property
     def policy(self) -> Policy:
         """Trusts the test vendor and nobody else."""
         return policy_for(None, mrsigners=[mrsigner(vendor_key())])
