@@ -9,6 +9,8 @@ from collections import Counter
 
 import pytest
 
+from tests.support.pages import in_huge_pages
+
 
 def pytest_configure() -> None:
     """Be interruptible, and let what tests start be so: a shell's background job is not."""
@@ -17,9 +19,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what thousands of tests consist of out of garbage collections, in forks as well."""
+    """Leave what thousands of tests consist of out of garbage collections, in forks as well.
+
+    And out of what a fork costs: a child has no page table of it before somebody writes to it.
+    """
     gc.collect()
     gc.freeze()
+    in_huge_pages()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

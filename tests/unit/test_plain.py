@@ -205,8 +205,9 @@ def test_nothing_slow_is_imported() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
-@pytest.mark.parametrize("line", ["a" + ".a" * 300_000, "[a" + ".a" * 300_000 + "]"])
-def test_a_key_of_endless_parts_is_refused_at_once(line: str) -> None:
+@pytest.mark.parametrize(("start", "end"), [("a", ""), ("[a", "]")])
+def test_a_key_of_endless_parts_is_refused_at_once(start: str, end: str) -> None:
+    line = start + ".a" * 300_000 + end
     before = time.process_time()
     with pytest.raises(InputError, match="too many dots"):
         parse_toml(f"x = 1\n{line} = 1\n".encode(), file="f", error=InputError)

@@ -535,12 +535,12 @@ def test_user_folders_extend_and_replace_loudly(tmp_path: Path) -> None:
         (b"\xff", "not TOML"),
         (b"[" * 5000, "not TOML"),
         (b"a = 1\na = 2", "not TOML"),
-        (b"#" * (2 << 20), "too large"),
+        (b"#", "too large"),
     ],
 )
 def test_files_that_are_no_toml(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "a.toml"
-    path.write_bytes(content)
+    path.write_bytes(content * (2 << 20) if words == "too large" else content)
     with pytest.raises(CatalogueError, match=words) as caught:
         read_release_file(path)
     assert caught.value.file == str(path)

@@ -224,20 +224,21 @@ def test_a_large_file_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("start", "piece", "times"),
     [
-        "<x>" * 100_000,
-        "<ProdID>" + "&#53;" * 150_000,
-        "<ProdID>" + "<!---->" * 100_000,
-        "<ProdID>" + "5<x/>" * 100_000,
-        "&amp;" * 150_000,
+        ("", "<x>", 100_000),
+        ("<ProdID>", "&#53;", 150_000),
+        ("<ProdID>", "<!---->", 100_000),
+        ("<ProdID>", "5<x/>", 100_000),
+        ("", "&amp;", 150_000),
     ],
 )
-def test_a_hostile_file_is_refused_in_time(body: str) -> None:
-    start = time.perf_counter()
+def test_a_hostile_file_is_refused_in_time(start: str, piece: str, times: int) -> None:
+    body = start + piece * times
+    before = time.perf_counter()
     with pytest.raises(ConfigError):
         Config.parse(f"<EnclaveConfiguration>{body}".encode())
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - before < 5
 
 
 _TAGS = "<EnclaveConfiguration> </EnclaveConfiguration> <ProdID> </ProdID> <HW/> 5 0x <x>"
