@@ -150,9 +150,11 @@ def _work(
             signal.signal(number, signal.SIG_DFL)
         with open("/proc/self/statm", "rb") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
-        _bound(resource.RLIMIT_AS, used + memory)
-        _bound(resource.RLIMIT_CPU, int(seconds) + 1)
-        _bound(resource.RLIMIT_CORE, 0)
+        bounds = {resource.RLIMIT_AS: used + memory, resource.RLIMIT_CPU: int(seconds) + 1}
+        for kind, most in {**bounds, resource.RLIMIT_CORE: 0}.items():
+            # One that is lower already stays.
+            limits = [most, *(limit for limit in resource.getrlimit(kind) if limit >= 0)]
+            resource.setrlimit(kind, (min(limits), min(limits)))
         work(send)
         send(b"", b"E")
     except MemoryError:
@@ -167,9 +169,3 @@ def _work(
     finally:
         # No clean-up of the parent's: neither its buffers nor its exit handlers.
         os._exit(0)
-
-
-def _bound(kind: int, most: int) -> None:
-    """Lower a limit of this process; one that is lower already stays."""
-    limits = [most, *(limit for limit in resource.getrlimit(kind) if limit >= 0)]
-    resource.setrlimit(kind, (min(limits), min(limits)))

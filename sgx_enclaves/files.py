@@ -268,11 +268,9 @@ def digest_entries(entries: Iterable[Entry]) -> str:
     Each is three fields, kind, path and value, and each field ends with a zero byte, which none of
     them can hold. So a tree has one digest, in a directory or an archive (docs/releases.md).
     """
-    digest = hashlib.sha256()
     fields = ([part.encode("utf-8", "surrogateescape") for part in entry] for entry in entries)
-    for entry in sorted(fields, key=lambda entry: entry[1]):
-        digest.update(b"".join(part + b"\0" for part in entry))
-    return digest.hexdigest()
+    ordered = sorted(fields, key=lambda entry: entry[1])
+    return sha256_of(b"".join(part + b"\0" for entry in ordered for part in entry))
 
 
 # linux/prctl.h

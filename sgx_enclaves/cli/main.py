@@ -25,19 +25,6 @@ from sgx_enclaves.errors import InputError, SgxEnclavesError
 EXIT_UNVERIFIABLE = 2
 
 
-def usage() -> str:
-    """The text of `sgx-enclaves --help`."""
-    width = max(len(name) for name in VERBS)
-    lines = "\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())
-    return (
-        "usage: sgx-enclaves VERB [arguments]\n"
-        "       sgx-enclaves help VERB\n\n"
-        "Prove that a vendor-signed SGX enclave is the enclave we built.\n\n"
-        f"verbs:\n{lines}\n\n"
-        "exit status: 0 identical or done, 1 differs, 2 unverifiable or bad input"
-    )
-
-
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one verb; returns the exit status."""
     if argv is None:
@@ -81,7 +68,15 @@ def _run(arguments: Sequence[str]) -> int:
     if verb == "help" and rest:
         verb, rest = rest[0], ["--help"]
     if verb in ("-h", "--help", "help"):
-        output.out_report(usage())
+        width = max(map(len, VERBS))
+        lines = "\n".join(f"  {name:{width}}  {about.summary}" for name, about in VERBS.items())
+        output.out_report(
+            "usage: sgx-enclaves VERB [arguments]\n"
+            "       sgx-enclaves help VERB\n\n"
+            "Prove that a vendor-signed SGX enclave is the enclave we built.\n\n"
+            f"verbs:\n{lines}\n\n"
+            "exit status: 0 identical or done, 1 differs, 2 unverifiable or bad input"
+        )
         return 0 if arguments else EXIT_UNVERIFIABLE
     if verb == "--version":
         output.out(f"sgx-enclaves {__version__}")

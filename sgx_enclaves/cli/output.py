@@ -139,18 +139,17 @@ def write_output(args: argparse.Namespace, data: bytes, mode: int = 0o666) -> di
     """
     path = str(args.output)
     written = {"file": path, "size": len(data), "sha256": sha256_of(data)}
-    found = None
-    with system_errors(path, "cannot be written"), contextlib.suppress(FileNotFoundError):
-        found = os.stat(path)
-    if found is not None and (stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
-        with system_errors(path, "cannot be written"):
+    found = refused = None
+    with system_errors(path, "cannot be written"):
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(path)
+        if found is not None and (stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
             # A pipe that nobody reads is an error at once, and no reason to wait.
             descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             os.set_blocking(descriptor, True)
             with open(descriptor, "wb") as stream:
                 stream.write(data)
-        return written
-    refused = None
+            return written
     if os.path.islink(path):
         refused = ("it is a symbolic link", "name the file itself")
     elif found is not None and not stat.S_ISREG(found.st_mode):
