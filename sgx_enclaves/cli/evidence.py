@@ -91,9 +91,9 @@ def attest(args: argparse.Namespace) -> int:
         key = load_key(arguments.read_small(args.public_key), args.public_key)
     keyid = key.keyid if key is not None else None
     by = f"signed by key {keyid}" if keyid is not None else "not signed"
-    says = f"{len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}"
-    data = statements.attestation(envelopes, key, signer)
-    output.write_and_say(args, data, [says], statements=len(envelopes), keyid=keyid)
+    says = f"{args.output}: {len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}"
+    facts = output.write_output(args, statements.attestation(envelopes, key, signer))
+    output.answer(args, {**facts, "statements": len(envelopes), "keyid": keyid}, [says])
     return 0
 
 

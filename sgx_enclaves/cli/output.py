@@ -174,20 +174,6 @@ def _is_input(args: argparse.Namespace, found: os.stat_result) -> bool:
     return False
 
 
-def write_and_say(
-    args: argparse.Namespace,
-    data: bytes,
-    report: Union[str, Iterable[str]],
-    *,
-    mode: int = 0o666,
-    **facts: object,
-) -> None:
-    """Write what `-o` names, and say what it is, as `answer` does; lines begin with its name."""
-    written = write_output(args, data, mode=mode)
-    named = report if isinstance(report, str) else [f"{args.output}: {line}" for line in report]
-    answer(args, {**written, **facts}, named)
-
-
 def print_or_write(args: argparse.Namespace, text: str, *, name: str = "") -> None:
     """Print a report, or write it where `-o` names a file.
 

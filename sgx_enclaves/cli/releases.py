@@ -202,8 +202,8 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     for enclave in part.enclaves:
         pin = {"sha256": sha256_of(signed[enclave.name]), "pinned": bool(enclave.signed_sha256)}
         enclaves.append({"name": enclave.name, "member": enclave.member, **pin})
-    sha512 = hashlib.sha512(data).hexdigest()
-    output.write_and_say(args, data, "repacked.txt", enclaves=enclaves, sha512=sha512)
+    facts = {"enclaves": enclaves, "sha512": hashlib.sha512(data).hexdigest()}
+    output.answer(args, {**output.write_output(args, data), **facts}, "repacked.txt")
     return 0
 
 

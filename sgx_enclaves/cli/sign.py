@@ -12,8 +12,7 @@ import subprocess
 import sys
 from typing import Any, Optional
 
-from sgx_enclaves.cli import arguments
-from sgx_enclaves.cli.output import write_and_say
+from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.enclave import sign as signing
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage, require_loadable
@@ -21,7 +20,7 @@ from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import candidate_generations
 from sgx_enclaves.errors import FormatError, InputError, SigningError
-from sgx_enclaves.files import read_file, sha256_of
+from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
 # Fedora ships enclaves executable; the umask takes the rest.
@@ -46,8 +45,9 @@ def sign(args: argparse.Namespace) -> int:
         public = signing.load_public_key(arguments.read_small(args.public_key), args.public_key)
         signed = signing.sign_with(image, regenerated, public, signer, signing.bcd_date(args.date))
     sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
-    says = f"signed as SDK {sdk} would, MRENCLAVE {ours}"
-    write_and_say(args, signed, [says], mode=MODE, sdk=sdk, mrenclave=ours)
+    says = f"{args.output}: signed as SDK {sdk} would, MRENCLAVE {ours}"
+    facts = output.write_output(args, signed, MODE)
+    output.answer(args, {**facts, "sdk": sdk, "mrenclave": ours}, [says])
     return 0
 
 
@@ -56,9 +56,10 @@ def sign_data(args: argparse.Namespace) -> int:
     data = signing.signing_data(regenerated, signing.bcd_date(args.date))
     first = regenerated.blocks[0].sigstruct
     sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
-    facts: dict[str, Any] = {"enclave": args.enclave, "date": args.date.isoformat(), "sdk": sdk}
+    facts = output.write_output(args, data)
+    facts |= {"enclave": args.enclave, "date": args.date.isoformat(), "sdk": sdk}
     facts |= {"mrenclave": ours, "isvprodid": first.isvprodid, "isvsvn": first.isvsvn}
-    write_and_say(args, data, "sign-data.txt", **facts, debug=first.is_debug)
+    output.answer(args, {**facts, "debug": first.is_debug}, "sign-data.txt")
     return 0
 
 
@@ -76,15 +77,18 @@ def attach(args: argparse.Namespace) -> int:
             raise SigningError(message, file=args.data, hint=hint)
     signed = signing.sign_with(image, regenerated, public, lambda _: signature, date)
     ours = regenerated.mrenclave.hex()
-    write_and_say(args, signed, [f"signed, MRENCLAVE {ours}"], mode=MODE, mrenclave=ours)
+    facts = output.write_output(args, signed, MODE)
+    says = f"{args.output}: signed, MRENCLAVE {ours}"
+    output.answer(args, {**facts, "mrenclave": ours}, [says])
     return 0
 
 
 def unsign(args: argparse.Namespace) -> int:
     image = arguments.load_enclave(args.enclave)
     arguments.load_descriptor(image, signed=True)
-    data = signing.unsigned(image)
-    write_and_say(args, data, [f"{len(data)} bytes, sha256 {sha256_of(data)}"], mode=MODE)
+    facts = output.write_output(args, signing.unsigned(image), MODE)
+    says = f"{args.output}: {facts['size']} bytes, sha256 {facts['sha256']}"
+    output.answer(args, facts, [says])
     return 0
 
 
@@ -92,8 +96,9 @@ def extract_signature(args: argparse.Namespace) -> int:
     image = arguments.load_enclave(args.enclave)
     signatures = signing.extract(arguments.load_descriptor(image, signed=True))
     data = b"".join(s.serialise() for s in signatures)
-    count = len(signatures)
-    write_and_say(args, data, [f"{count} signature(s), {len(data)} bytes"], signatures=count)
+    facts = {**output.write_output(args, data), "signatures": len(signatures)}
+    says = f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes"
+    output.answer(args, facts, [says])
     return 0
 
 
@@ -107,8 +112,9 @@ def graft(args: argparse.Namespace) -> int:
         generation=args.sdk,
         fips=args.fips,
     )
-    says = f"verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}"
-    write_and_say(args, result, [says], mode=MODE, mrenclave=verdict.mrenclave)
+    says = f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}"
+    facts = output.write_output(args, result, MODE)
+    output.answer(args, {**facts, "mrenclave": verdict.mrenclave}, [says])
     return 0
 
 
