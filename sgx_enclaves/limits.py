@@ -14,15 +14,18 @@ MIB = 1 << 20
 
 @record
 class Limits:
-    """Upper bounds; what goes beyond raises `LimitError`. Sizes are in bytes.
+    """Upper bounds; what goes beyond raises `LimitError`.
 
     Attributes:
         file_size: bytes of an enclave file. Intel's largest is below 8 MiB.
+        program_headers: entries of an ELF program header table.
+        section_headers: entries of an ELF section header table.
         descriptor_size: bytes of a metadata area. The SDK's largest is 0x6000.
         metadata_blocks: blocks in one descriptor. The SDK writes at most 3.
         layout_entries: layout entries of a block that are added, thread groups unrolled.
         hashed_bytes: what a measurement may hash: 64 bytes for each page that is added, and
             5120 more for each that is measured. A heap of 512 GiB takes 8 GiB.
+        config_size: bytes of a config.xml.
     """
 
     file_size: int = 256 * MIB
@@ -60,11 +63,12 @@ def measuring_limits(file_size: int, blocks: int = 1) -> Limits:
 
 @record
 class ArchiveLimits:
-    """How much an archive may cost; what goes beyond raises `LimitError`. Sizes are in bytes.
+    """How much an archive may cost; what goes beyond raises `LimitError`.
 
     Attributes:
         archive_size: bytes of the packed file.
         members: entries, of any kind, with the directories that names imply.
+        member_size: bytes of one unpacked member.
         total_size: bytes of the whole unpacked stream.
         ratio: unpacked bytes per packed byte.
         ratio_grace: unpacked bytes that are free of that: a small archive of zeros is harmless.
@@ -89,15 +93,17 @@ DEFAULT_ARCHIVE_LIMITS = ArchiveLimits()
 
 @record
 class PackageLimits:
-    """Upper bounds; what goes beyond raises `LimitError`. Sizes are in bytes.
+    """Upper bounds; what goes beyond raises `LimitError`.
 
     Attributes:
         header_entries: tags of one header.
         header_size: bytes of one header's data; kernels and TeX come near 20 MiB.
         items: items of one tag that is read, and so files of a package.
+        path_size: bytes of a path.
         paths_size: bytes of all paths of a package together.
         enclaves: enclaves of a package; each costs a comparison. Fedora ships one a package.
         reference: bytes of all enclaves of a package that serves as a reference.
+        payload: the compressed payload; see `ArchiveLimits`.
         enclave: enclave files and config.xml files.
     """
 
