@@ -24,7 +24,6 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 CHECK = "SgxEnclaveCheck"
 CONFIG_FOLDER = os.path.join(_HERE, "xdg")
 _CHECK_MODULE = f"rpmlint.checks.{CHECK}"
-_CONFIG_MODULE = "rpmlint.config"
 
 
 class Finder:
@@ -34,7 +33,7 @@ class Finder:
         self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
     ) -> Optional[ModuleSpec]:
         """See `importlib.abc.MetaPathFinder`."""
-        if name == _CONFIG_MODULE:
+        if name == "rpmlint.config":
             # The list that it is about to import. Another rpmlint may have its folders elsewhere:
             # then `rpmlint --config` must name the file.
             try:

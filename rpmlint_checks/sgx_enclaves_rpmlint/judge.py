@@ -192,10 +192,8 @@ def _place(differences: Iterable[Difference], offset: int) -> Iterator[str]:
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_LINE = re.compile(
-    # Package, level, id, badness, path.
-    r"(\S+): ([EWI]): (\S+)(?: \(Badness: (\d+)\))? (/\S+)(?: .*)?\Z"
-)
+# Package, level, id, badness, path.
+_LINE = re.compile(r"(\S+): ([EWI]): (\S+)(?: \(Badness: (\d+)\))? (/\S+)(?: .*)?\Z")
 
 
 def withdraw(

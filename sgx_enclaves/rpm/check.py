@@ -322,9 +322,8 @@ def _unauthenticated(
     beside: Counterpart, result: EnclaveResult, neighbours: Neighbours
 ) -> Iterator[Finding]:
     # Attested says more than signed, and who differs from a neighbour has other worries.
-    if neighbours.attested is not None or result.exit_status or neighbours.trusted:
-        return
-    if beside.package is not None and beside.package.is_authenticated:
+    known = neighbours.attested is not None or neighbours.trusted or result.exit_status
+    if known or (beside.package is not None and beside.package.is_authenticated):
         return
     yield rules.finding(
         "reference-refused" if neighbours.signed else "reference-unauthenticated",

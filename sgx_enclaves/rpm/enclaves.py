@@ -169,9 +169,7 @@ def _sections(data: Content, start: int = 0) -> Iterator[tuple[bytes, int, int, 
     if size < least or table + (names + 1) * size > len(data):
         return
     strings = start + struct.unpack_from(entry, data, table + names * size)[4]
-    for at in range(table, table + count * size, size):
-        if at + least > len(data):
-            return
+    for at in range(table, min(table + count * size, len(data) - least + 1), size):
         name, kind, flags, _address, offset = struct.unpack_from(entry, data, at)
         end = data.find(b"\0", strings + name, strings + name + _LONGEST_NAME)
         yield data[strings + name : max(end, 0)], start + offset, kind, flags

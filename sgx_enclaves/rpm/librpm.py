@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 HEADER_MAGIC = b"\x8e\xad\xe8\x01\0\0\0\0"
 _COUNTS = struct.Struct(">II")
 _ENTRY = struct.Struct(">IIII")
-# Tag and type of HEADERIMMUTABLE, by which librpm checks the rest of the region.
-_REGION = (63, 7)
 # Tags that not every librpm in use knows by name.
 _NUMBERS = {
     **{"PAYLOADSIZE": 5112, "PAYLOADSIZEALT": 5113},
@@ -91,8 +89,9 @@ class Header:
         self._kinds = dict(zip(index[::4], zip(index[1::4], index[3::4])))
         # Then a tag is outside of what was signed.
         self.has_tags_twice = len(self._kinds) != entries
-        # The first tag is where the region ends, which says how many tags are in it.
-        end = _COUNTS.size + _ENTRY.size * entries + (index[2] if index[:2] == _REGION else 0)
+        # The first tag, HEADERIMMUTABLE, is where the region ends, which says how many tags are in
+        # it; librpm checks the rest of it.
+        end = _COUNTS.size + _ENTRY.size * entries + (index[2] if index[:2] == (63, 7) else 0)
         # Or there are tags outside of what the digests cover.
         self.is_one_region = (
             end + _ENTRY.size == len(blob)
@@ -130,14 +129,16 @@ class Header:
         return next(iter(self.all(tag, kind)), None)
 
     def wrong(
-        self,
-        message: str,
-        expected: Optional[str] = None,
-        found: Optional[str] = None,
-        kind: type[PackageError] = PackageError,
+        self, message: str, expected: Optional[str] = None, found: Optional[str] = None
     ) -> PackageError:
         """The error for what is wrong in this header."""
-        return kind(message, file=self.file, offset=self.start, expected=expected, found=found)
+        return PackageError(
+            message, file=self.file, offset=self.start, expected=expected, found=found
+        )
+
+    def damaged(self, message: str, expected: str, found: str, **more: Any) -> PackageDamagedError:
+        """The error for other bytes than the header pins."""
+        return PackageDamagedError(message, file=self.file, expected=expected, found=found, **more)
 
 
 @functools.cache

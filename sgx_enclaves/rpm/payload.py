@@ -210,7 +210,7 @@ def _payload(package: Package, stream: BinaryIO) -> _Payload:
             found = DigestedStream(_Source(stream.fileno(), start), name).digest()
         if found != pinned:
             message = "the digest of the payload is wrong"
-            raise package.damaged(message, f"{name} {pinned}", found, offset=start)
+            raise header.damaged(message, f"{name} {pinned}", found, offset=start)
     limits, source = package.limits.payload, _Source(stream.fileno(), start)
     pieces = unpack(source, file, limits, None if unpacked else compressor)
     claimed = sum(file.size for file in package.files if file.is_regular)
@@ -239,7 +239,7 @@ def _content(
         yield chunk
     found = digest.hexdigest()
     if file.digest and found != file.digest:
-        raise package.damaged(f"the digest of {file.path!r} is wrong", file.digest, found)
+        raise package.header.damaged(f"the digest of {file.path!r} is wrong", file.digest, found)
 
 
 @contextmanager
@@ -268,7 +268,7 @@ def _installed_files(package: Package, root: str) -> Iterator[PayloadFile]:
             os.close(handle)
             message = f"{file.path!r} has another size than the header says"
             found = f"{status.st_size} bytes"
-            raise package.damaged(message, f"a file of {file.size} bytes", found)
+            raise package.header.damaged(message, f"a file of {file.size} bytes", found)
         with os.fdopen(handle, "rb") as stream:
             read = functools.partial(stream.read, MIB)
             yield from _payload_file(package, file, file.size, read)
@@ -285,4 +285,4 @@ def _compare_installed(package: Package, file: PackageFile, place: str) -> None:
         found = error.strerror or str(error)
     if found != expected:
         message = f"{file.path!r} is not what the package installed"
-        raise package.damaged(message, expected, found, hint="install the package again")
+        raise package.header.damaged(message, expected, found, hint="install the package again")

@@ -15,9 +15,9 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Optional
+from typing import BinaryIO, Optional
 
-from sgx_enclaves.errors import LimitError, PackageDamagedError, PackageError, UnsupportedError
+from sgx_enclaves.errors import LimitError, PackageError, UnsupportedError
 from sgx_enclaves.files import kind_of, open_regular, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits, at_most
 from sgx_enclaves.plain import record
@@ -62,7 +62,11 @@ class Package:
         self.limits = header.limits
         self.signatures = signed.signatures if signed is not None else {}
         self._payload_size = payload_size
-        self.name, self.version, self.release = map(self._required, ("NAME", "VERSION", "RELEASE"))
+        names = {tag: header.one(tag, str) or "" for tag in ("NAME", "VERSION", "RELEASE")}
+        for tag, name in names.items():
+            if not name:
+                raise header.wrong(f"the package has no {tag}", "one")
+        self.name, self.version, self.release = names.values()
         self.epoch = header.one("EPOCH", int)
         self.is_source = "SOURCERPM" not in header
         self.arch = "src" if self.is_source else header.one("ARCH", str) or "noarch"
@@ -70,16 +74,6 @@ class Package:
         if "OLDFILENAMES" in header:
             message = "the package has its file names in a form that is older than RPM 4"
             raise header.wrong(message, "BASENAMES")
-
-    def damaged(self, message: str, expected: str, found: str, **more: Any) -> PackageDamagedError:
-        """The error for other bytes than the header pins."""
-        return PackageDamagedError(message, file=self.file, expected=expected, found=found, **more)
-
-    def _required(self, tag: str) -> str:
-        value = self.header.one(tag, str)
-        if not value:
-            raise self.header.wrong(f"the package has no {tag}", "one")
-        return value
 
     @property
     def nevra(self) -> str:
@@ -248,7 +242,7 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
     for name, pinned in pins.items():
         if pinned is not None and pinned != (found := header.digest(name)):
             message = f"the {name.upper()} digest of the header is wrong"
-            raise header.wrong(message, pinned, found, PackageDamagedError)
+            raise header.damaged(message, pinned, found, offset=header.start)
     if not any(pins.values()):
         message = "the package has no digest of its header"
         raise signature.wrong(message, "SHA256HEADER or SHA1HEADER")
@@ -267,10 +261,6 @@ def _check_size(header: Header, signature: Header, end: int) -> None:
     if ends and end < ends[0]:
         raise truncated(header.file, ends[0], end)
     if ends and end not in ends:
-        raise PackageDamagedError(
-            "there are bytes behind the end of the package",
-            file=header.file,
-            offset=ends[0],
-            expected=", or unpacked ".join(f"{size} bytes" for size in ends),
-            found=f"{end} bytes",
-        )
+        message = "there are bytes behind the end of the package"
+        expected = ", or unpacked ".join(f"{size} bytes" for size in ends)
+        raise header.damaged(message, expected, f"{end} bytes", offset=ends[0])

@@ -173,6 +173,16 @@ def test_a_tag_cannot_be_there_twice() -> None:
         parsed(twice)
 
 
+def test_a_tag_with_two_contents_is_refused() -> None:
+    """Of those librpm takes one or the other."""
+    head = header({1000: "a", 1001: "b", 1002: "1"}, 63)
+    at = head.index((1001).to_bytes(4, "big"))
+    head = head[:at] + (1000).to_bytes(4, "big") + head[at + 4 :]
+    sig = header({273: hashlib.sha256(head).hexdigest()}, 62)
+    with pytest.raises(PackageError, match="each tag once"):
+        parsed(LEAD + sig + bytes(-len(sig) % 8) + head)
+
+
 def test_a_string_needs_its_end() -> None:
     head = header({1000: Raw(8, 20, b"x\0yyyyyy")}, 63)
     sig = header({273: hashlib.sha256(head).hexdigest()}, 62)
