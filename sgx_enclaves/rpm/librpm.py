@@ -271,16 +271,13 @@ class _Window:
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self.handle = os.memfd_create("payload")
         self._pieces = pieces
-        self._ended = False
         # What was unpacked from there in the archive on.
         self._start, self._data = 0, memoryview(b"")
 
     def show(self, position: int, size: int) -> memoryview:
         """Have so many bytes ready from a position in the archive on, or all there are."""
         data = self._data[position - self._start :]
-        while len(data) < size and not self._ended:
-            piece = next(self._pieces, b"")
-            self._ended = not piece
+        while len(data) < size and (piece := next(self._pieces, b"")):
             data = memoryview(bytes(data) + piece)
         self._start, self._data = position, data
         os.ftruncate(self.handle, os.pwrite(self.handle, data[:size], 0))
@@ -289,7 +286,7 @@ class _Window:
 
     def is_at_end(self, position: int) -> bool:
         """Whether there is nothing behind this position in the archive."""
-        return self._ended and position >= self._start + len(self._data)
+        return position >= self._start + len(self._data) and not next(self._pieces, b"")
 
 
 class Unpacker:
