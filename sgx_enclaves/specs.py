@@ -123,14 +123,12 @@ def sources_of(request: SpecRequest) -> dict[Artifact, tuple[str, ...]]:
     enclaves, _left_out = _packaged(request)
     always = [enclave for enclave in enclaves if enclave.may_ship and enclave.required]
     groups = [("", always), *((e.name, [e]) for e in enclaves if e not in always)]
-    found: dict[str, tuple[Artifact, tuple[str, ...]]] = {}
+    found: dict[str, tuple[Artifact, dict[str, None]]] = {}
     for name, group in groups:
-        artifacts = (artifact for tree in _trees(request, group) for artifact in tree.sources())
-        for filename, artifact in {artifact.filename: artifact for artifact in artifacts}.items():
-            known, needed_by = found.get(filename, (artifact, ()))
-            if filename not in found or needed_by:
-                found[filename] = (known, (*needed_by, name) if name else ())
-    return dict(found.values())
+        for artifact in (item for tree in _trees(request, group) for item in tree.sources()):
+            _, needed_by = found.setdefault(artifact.filename, (artifact, {}))
+            needed_by[name] = None
+    return {artifact: () if "" in names else tuple(names) for artifact, names in found.values()}
 
 
 def _values(request: SpecRequest) -> Mapping[str, object]:
