@@ -179,7 +179,17 @@ def verify_release(args: argparse.Namespace) -> int:
         folders = [releases.chosen_work_dir(args), releases.chosen_cache_dir(args), args.local]
         folders += [args.built, args.signed, *(path.parent for path in request.repacked.values())]
         report = of_release(verified, request.release, request.catalogue, folders=folders)
-        _write_reports(verified, plain, report, args.report)
+        pictures = {
+            name: compare.write_reports(own, args.report / name, *files)
+            for name, own, *files in verified.compared()
+        }
+        write_report(args.report, report, manifest=verified.manifest)
+        texts = {
+            "release.txt": release_text(verdict),
+            "release.json": json.dumps(plain, indent=2) + "\n",
+            "release.html": release_html(verdict, pictures, report, arguments.today().isoformat()),
+        }
+        write_files(args.report, {name: text.encode() for name, text in texts.items()})
         output.open_page(args, args.report / "release.html")
     if weaker:
         output.message("identical, but not the reproducible verdict, which was required")
@@ -204,21 +214,3 @@ def _repacked(values: list[str], release: Release) -> dict[str, Path]:
             raise InputError(f"{vendor} is given twice", found=value)
         chosen[vendor] = Path(file)
     return chosen
-
-
-def _write_reports(
-    verified: verify.Verified, plain: dict[str, Any], report: dict[str, Any], folder: Path
-) -> None:
-    """Write the verdict in every form into `folder`, and each enclave's beside."""
-    pictures = {
-        name: compare.write_reports(verdict, folder / name, *files)
-        for name, verdict, *files in verified.compared()
-    }
-    write_report(folder, report, manifest=verified.manifest)
-    page = release_html(verified.verdict, pictures, report, arguments.today().isoformat())
-    texts = {
-        "release.txt": release_text(verified.verdict),
-        "release.json": json.dumps(plain, indent=2) + "\n",
-        "release.html": page,
-    }
-    write_files(folder, {name: text.encode() for name, text in texts.items()})
