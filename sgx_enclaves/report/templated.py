@@ -136,10 +136,7 @@ def show_html(image: EnclaveImage, descriptor: Descriptor, description: Descript
 
 
 def release_html(
-    verdict: ReleaseVerdict,
-    pictures: Optional[Mapping[str, Picture]] = None,
-    report: Optional[Mapping[str, Any]] = None,
-    date: str = "",
+    verdict: ReleaseVerdict, pictures: Mapping[str, Picture], report: Mapping[str, Any], date: str
 ) -> str:
     """One page, with a section for each enclave; sources, toolchain and digest by the report."""
     said: dict[tuple[Outcome, str], list[str]] = {}
@@ -168,7 +165,7 @@ def release_html(
     values: dict[str, object] = {"title": title, "claim": claim}
     values["said"] = {**lines, "Not proved": verdict.not_proved}
     values |= {"shared": shared, "alone": alone, "reported": sum(found.values(), ())}
-    values |= {"pictures": pictures or {}, "no_picture": NO_PICTURE, "date": date}
+    values |= {"pictures": pictures, "no_picture": NO_PICTURE, "date": date}
     return filled("release.html", verdict=verdict, report=report, **values)
 
 

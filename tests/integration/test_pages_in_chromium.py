@@ -67,7 +67,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         pictures[name] = picture_of(verdict, *files)
         texts[name] = verdict_html(verdict, pictures[name])
         outcomes.append(EnclaveOutcome(replace(OPEN.enclave, name=name), "", (), verdict))
-    texts["release"] = release_html(judged(*outcomes), pictures)
+    texts["release"] = release_html(judged(*outcomes), pictures, {}, "")
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text)
     return {name: folder / f"{name}.html" for name in texts}

@@ -148,7 +148,7 @@ def test_only_designated_builds_are_reproducible(
     assert not verdict.reproducible
     assert words in verdict.claim
     assert "NOT the reproducible verdict" in release_text(verdict)
-    assert "NOT the reproducible verdict" in release_html(verdict)
+    assert "NOT the reproducible verdict" in release_html(verdict, {}, {}, "")
 
 
 def test_unpinned_facts_need_the_users_word() -> None:
@@ -201,7 +201,9 @@ def test_unpinned_row_is_red_in_text_and_html() -> None:
     row = next(x for x in release_text(verdict).splitlines() if "UNPINNED" in x)
     assert coloured(row).startswith(f"{RED}UNPINNED")
     assert "and 3 more" in release_text(verdict)
-    assert '<p class="differs"><strong>Facts that are not pinned' in release_html(verdict)
+    assert '<p class="differs"><strong>Facts that are not pinned' in release_html(
+        verdict, {}, {}, ""
+    )
     assert RED not in "".join(map(coloured, release_text(judged(SAME)).splitlines()))
     assert "UNPINNED" not in release_text(judged(SAME))
 
@@ -240,7 +242,7 @@ def test_toolchain_mismatches_are_counted() -> None:
 def test_enclave_that_may_not_be_shipped() -> None:
     verdict = judged(of(SAME, may_ship=False, reason="legal <b>no</b>"))
     assert "MAY NOT   be shipped: pce: legal <b>no</b>" in release_text(verdict)
-    assert "no: legal &lt;b&gt;no&lt;/b&gt;" in release_html(verdict)
+    assert "no: legal &lt;b&gt;no&lt;/b&gt;" in release_html(verdict, {}, {}, "")
 
 
 def test_reason_stands_once_with_its_stage_and_its_next_step() -> None:
@@ -257,7 +259,7 @@ def test_text_out_of_files_cannot_steer_a_terminal_or_a_page() -> None:
     stage = Stage("build", StageState.REFUSED, evil, 0.1, (replace(REASON, message=evil),))
     verdict = judged(OPEN, stages=[stage], notices=[evil])
     assert "\x1b" not in release_text(verdict)
-    page = release_html(verdict)
+    page = release_html(verdict, {}, {}, "")
     assert "\x1b" not in page
     assert "<script>" not in page
 
