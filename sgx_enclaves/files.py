@@ -189,10 +189,7 @@ class DigestedStream:
     """A stream whose bytes are digested as they are read; `shown` is called with their number."""
 
     def __init__(
-        self,
-        stream: Readable,
-        algorithm: str = "sha256",
-        shown: Optional[Callable[[int], None]] = None,
+        self, stream: Readable, algorithm: str = "sha256", shown: Callable[[int], object] = int
     ) -> None:
         self._stream, self._shown, self._done = stream, shown, 0
         self._hash = hashlib.new(algorithm, usedforsecurity=False)
@@ -202,8 +199,7 @@ class DigestedStream:
         data = self._stream.read(size)
         self._hash.update(data)
         self._done += len(data)
-        if self._shown is not None:
-            self._shown(self._done)
+        self._shown(self._done)
         return data
 
     def digest(self) -> str:
