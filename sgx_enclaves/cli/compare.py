@@ -153,13 +153,9 @@ def measure(args: argparse.Namespace) -> int:
         output.answer(args, plain, [f"{ours}  as SDK {sdk} would sign it"])
         return 0
     bar = output.progress()
-
-    def watch(done: int, size: int) -> None:
-        bar(Event("measure", done, size))
-
     results, lines = [], []
     for index, block in enumerate(blocks):
-        ours = mrenclave(image, block, limits, watch).hex()
+        ours = mrenclave(image, block, limits, lambda *at: bar(Event("measure", *at))).hex()
         signed = block.sigstruct.enclavehash.hex()
         about = {"metadata": str(block.version), "mrenclave": ours, "enclavehash": signed}
         results.append({**about, "match": ours == signed})
