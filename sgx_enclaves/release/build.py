@@ -55,7 +55,6 @@ from sgx_enclaves.release.sandbox import remove_tree
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import (
     ToolchainKind,
-    ToolchainUse,
     digest_of,
     look_at_toolchain,
     search_path,
@@ -69,6 +68,7 @@ _TARGETS_TIMEOUT = 60
 _WITH_VALUE = ("-f", "-o", "-C")
 _NOTHING = ".sgx-enclaves-nothing"
 _SECOND_PLACE = "/sgx-enclaves-second"
+_VARIED = ("path", "umask", "locale", "timezone", "hostname", "time")
 # a little over a year, so that year, month, day, weekday and hour are all others
 _LATER = "+34567890s"
 
@@ -89,15 +89,14 @@ def build_inputs(request: BuildRequest, inputs: Sequence[TreeInputs]) -> dict[st
             "variables": item.variables,
             "enclaves": [(e.name, e.file, e.build) for e in item.release.enclaves],
         }
-    facts = {
+    return {
         "program": __version__,
         "release": request.release.name,
-        "toolchain": request.toolchain,
+        "toolchain": request.toolchain.value,
         "tools": request.tools,
         "isolated": request.place.isolated,
-        "trees": trees,
+        "trees": as_plain(trees),
     }
-    return {key: as_plain(value) for key, value in facts.items()}
 
 
 def build_release(
@@ -124,7 +123,17 @@ def build_release(
     for plan in plans:
         request.say(f"{plan.name}: looking at the toolchain")
         seen = look_at_tree(request, plan, {})
-        _check_toolchain(plan.name, seen.toolchain, request.say)
+        wrong = seen.toolchain.findings
+        if wrong and request.toolchain is ToolchainKind.DESIGNATED:
+            raise BuildError(
+                "this is not the release's designated toolchain",
+                expected=some((str(finding.expected) for finding in wrong), _FEW),
+                found=some((str(finding.found) for finding in wrong), _FEW),
+                hint=f"`sgx-enclaves toolchain check {plan.name}` compares every part; its maker's "
+                "container image has them (docs/releases.md); or experiment with --toolchain=host",
+            )
+        for finding in wrong:
+            request.say(f"toolchain: expected {finding.expected}, found {finding.found}")
         sources = plan.own_tree()[0].sources if request.source_dir is None else ()
         archives = {source.id: fetch(source.artifact) for source in sources}
         inputs.append(replace(seen, archives=archives))
@@ -145,20 +154,6 @@ def look_at_tree(
         way = "in the makers' shell" if variables else "not in the makers' shell, which is not here"
         request.say(f"{release.name}: the steps run {way}")
     return TreeInputs(release, use, archives, variables)
-
-
-def _check_toolchain(release: str, use: ToolchainUse, say: Say) -> None:
-    if use.kind is not ToolchainKind.DESIGNATED:
-        for finding in use.findings:
-            say(f"toolchain: expected {finding.expected}, found {finding.found}")
-    elif use.findings:
-        raise BuildError(
-            "this is not the release's designated toolchain",
-            expected=some((str(finding.expected) for finding in use.findings), _FEW),
-            found=some((str(finding.found) for finding in use.findings), _FEW),
-            hint=f"`sgx-enclaves toolchain check {release}` compares every part; its maker's "
-            "container image has them (docs/releases.md); or experiment with --toolchain=host",
-        )
 
 
 def build_trees(
@@ -253,14 +248,27 @@ def _build_again(
     enclaves: Sequence[EnclaveRecord],
     into: Path,
 ) -> SecondBuild:
-    """Build everything again, otherwise; what it made is kept only if it differs."""
+    """Build again, with all otherwise that should not matter; what that made is kept only if it
+    differs.
+    """
     request.say("building a second time, in another path and otherwise different")
     second, work = into / _SECOND, into / _SECOND / _WORK
     make_folder(second / LOGS)
+    isolated, faketime = request.place.isolated, shutil.which("faketime")
+    same = {} if isolated else {"hostname": "it cannot be changed here"}
+    if faketime is None:
+        same["time"] = "faketime is not installed, so it is only a little later"
     others: list[EnclaveRecord] = []
     try:
         for item in inputs:
-            like, showed = _otherwise(item.release, request.place.isolated, work)
+            build, toolchain = item.release.own_tree()
+            like = Command(
+                argv=(faketime, "-f", _LATER) if faketime is not None else (),
+                folder=(_SECOND_PLACE if isolated else f"{work}/second-place") + build.root,
+                environment={"LC_ALL": "C.UTF-8", "TZ": "SECOND-13:37"},
+                umask=0o077 if toolchain.umask != 0o077 else 0o022,
+                hostname="second",
+            )
             scratch = work / f"second-{item.release.name}"
             _, built = TreeBuilder(request, item, like, scratch, second).build()
             others += built
@@ -278,29 +286,8 @@ def _build_again(
                 differences += find_differences(kept.file, *files)
     if not differences:
         remove_tree(second)
-    return replace(showed, differences=tuple(differences))
-
-
-def _otherwise(release: Release, isolated: bool, scratch: Path) -> tuple[Command, SecondBuild]:
-    """What commands are like if all is otherwise that should not matter, and what that is."""
-    build, toolchain = release.own_tree()
-    faketime = shutil.which("faketime")
-    kept = {}
-    if not isolated:
-        kept["hostname"] = "it cannot be changed here"
-    if faketime is None:
-        kept["time"] = "faketime is not installed, so it is only a little later"
-    place = _SECOND_PLACE if isolated else f"{scratch}/second-place"
-    like = Command(
-        argv=(faketime, "-f", _LATER) if faketime is not None else (),
-        folder=place + build.root,
-        environment={"LC_ALL": "C.UTF-8", "TZ": "SECOND-13:37"},
-        umask=0o077 if toolchain.umask != 0o077 else 0o022,
-        hostname="second",
-    )
-    varied = ("path", "umask", "locale", "timezone", "hostname", "time")
-    not_varied = tuple(f"{what}: {why}" for what, why in kept.items())
-    return like, SecondBuild(tuple(what for what in varied if what not in kept), not_varied, ())
+    not_varied = tuple(f"{what}: {why}" for what, why in same.items())
+    return SecondBuild(tuple(w for w in _VARIED if w not in same), not_varied, tuple(differences))
 
 
 def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifference]:
@@ -333,7 +320,11 @@ def find_targets(release: Release, tree: Tree, log: Path) -> Iterator[tuple[str,
             own = enclave.build
             made.append((f"enclave {enclave.name}", own.make_directory, ("make", own.make_target)))
     for what, place, command in made:
-        options, targets = _split(command[1:])
+        options: list[str] = []
+        targets: list[str] = []
+        for before, word in zip(command, command[1:]):
+            option = word.startswith("-") or "=" in word or before in _WITH_VALUE
+            (options if option else targets).append(word.replace("{jobs}", "1"))
         if not targets or not (tree.path / place).is_dir():
             continue
         argv = ["make", "-pq", f"--eval={_NOTHING}: ;", _NOTHING, *options]
@@ -346,13 +337,3 @@ def find_targets(release: Release, tree: Tree, log: Path) -> Iterator[tuple[str,
         if lost and (stopped is not None or ended.status is None):
             problem += f": {stopped[0] if stopped is not None else describe(ended)}"
         yield f"{what}: {', '.join(targets)}", problem
-
-
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options and variables, and targets."""
-    options: list[str] = []
-    targets: list[str] = []
-    for before, word in zip(("", *words), words):
-        option = word.startswith("-") or "=" in word or before in _WITH_VALUE
-        (options if option else targets).append(word)
-    return [word.replace("{jobs}", "1") for word in options], targets

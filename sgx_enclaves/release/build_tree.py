@@ -12,7 +12,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -223,13 +223,11 @@ class TreeBuilder:
         if failed is not None:
             problem = f"{failed.id} {failed.message}; see {failed.log}"
             return [self._failed(name, problem) for name in self.builds]
-
-        def make(group: Sequence[str]) -> list[EnclaveRecord]:
-            return [self._make(name) for name in group]
-
         with ThreadPoolExecutor(jobs) as pool:
             # without a thread for one job, since not every place may be used from another one
-            made = (pool.map if jobs > 1 else map)(make, independent(self.builds))
+            made = (pool.map if jobs > 1 else map)(
+                lambda group: [self._make(name) for name in group], independent(self.builds)
+            )
             records = [record for group in made for record in group]
         order = {name: number for number, name in enumerate(self.builds)}
         self.steps.sort(key=lambda step: order.get(step.enclave or "", -1))
@@ -240,18 +238,16 @@ class TreeBuilder:
         for number, patch in enumerate(self.plan.patches, 1):
             argv = tuple(patch.command(self.plan.root))
             step = Step(f"patch-{number}", patch.place, argv, _PATCH_TIMEOUT)
-            if self.request.source_dir is None or not self._is_in(step):
+            there = False
+            if self.request.source_dir is not None:
+                log = self.into / LOGS / ".patch-check.log"
+                # --batch would turn a patch round by itself
+                words = (word for word in argv if word not in ("--batch", "--forward"))
+                back = replace(step, command=(*words, "--force", "--reverse", "--dry-run"))
+                there = self.tree.run(self._command(back), log).status == 0
+                log.unlink(missing_ok=True)
+            if not there:
                 yield step
-
-    def _is_in(self, patch: Step) -> bool:
-        log = self.into / LOGS / ".patch-check.log"
-        # --batch would turn a patch round by itself
-        words = (word for word in patch.command if word not in ("--batch", "--forward"))
-        backwards = replace(patch, command=(*words, "--force", "--reverse", "--dry-run"))
-        try:
-            return self.tree.run(self._command(backwards), log).status == 0
-        finally:
-            log.unlink(missing_ok=True)
 
     def _prepare(self, steps: Iterable[Step], failed: Optional[StepRecord]) -> Optional[StepRecord]:
         """Run steps until one fails, and none if one had failed before; the one that failed."""
@@ -291,28 +287,20 @@ class TreeBuilder:
                 raise FormatError("the result is signed already", file=own.unsigned)
         except SgxEnclavesError as error:
             return self._failed(name, f"{make} gave no unsigned enclave: {error}; {step.log}")
+        results = {unsigned_name(file): unsigned, config_name(file): self.progress.configs[name]}
+        # only for explanations: what is not there, or no enclave, is not kept
+        with contextlib.suppress(SgxEnclavesError):
+            data = _read(self.tree.path, own.unstripped, DEFAULT_LIMITS.file_size)
+            EnclaveImage.parse(data, own.unstripped)
+            results[unstripped_name(file)] = data
         try:
-            files = (
-                self._keep(unsigned_name(file), unsigned, _UNSIGNED_MODE),
-                self._keep(config_name(file), self.progress.configs[name], 0o644),
-            )
-            unstripped = self._keep_unstripped(own.unstripped, unstripped_name(file))
-            return EnclaveRecord(name, file, self._name, *files, None, unstripped)
+            for path, data in results.items():
+                mode = 0o644 if path == config_name(file) else _UNSIGNED_MODE
+                write_file(str(self.into / path), data, mode)
         except InputError as error:
             return self._failed(name, f"cannot be kept: {error}")
-
-    def _keep_unstripped(self, path: str, name: str) -> Optional[FileRecord]:
-        """Only for explanations: what is not there, or no enclave, is not kept."""
-        try:
-            data = _read(self.tree.path, path, DEFAULT_LIMITS.file_size)
-            EnclaveImage.parse(data, path)
-        except SgxEnclavesError:
-            return None
-        return self._keep(name, data, _UNSIGNED_MODE)
-
-    def _keep(self, name: str, data: bytes, mode: int) -> FileRecord:
-        write_file(str(self.into / name), data, mode)
-        return FileRecord(name, sha256_of(data), len(data))
+        made, config, *more = (FileRecord(p, sha256_of(d), len(d)) for p, d in results.items())
+        return EnclaveRecord(name, file, self._name, made, config, None, *more)
 
     def _failed(self, name: str, problem: str) -> EnclaveRecord:
         return EnclaveRecord(name, self.files[name], self._name, None, None, problem)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.catalogue.records import Enclave, Release, policy_of
+from sgx_enclaves.catalogue.records import Release, policy_of
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Verdict, finding_of
 from sgx_enclaves.errors import InputError, SgxEnclavesError
@@ -125,14 +125,14 @@ def verify_release(request: Request, *, fetcher: Fetcher, store: BuildStore) -> 
         inputs = _gather(request, plans, fetcher, log)
         built = _build(request, inputs, store, log)
         facts = [_facts_of_build(item, built) for item in inputs]
-    _take_built(request, built, ours)
+    if built is not None:
+        _take_built(request, built, ours)
     ours.refuse_rest(release.enclaves, *log.stages)
     if request.signed is not None:
         theirs = vendor.signed_of_directory(release, request.signed, log)
     else:
         theirs = vendor.signed_of_archives(release, fetcher, log, request.repacked)
-    verdicts = _compare_all(release, ours, theirs, log)
-    results = [_result(e, ours, theirs, verdicts.get(e.name)) for e in release.enclaves]
+    results = _compare_all(release, ours, theirs, log)
     same = {result.name for result in results if result.bytes_outcome is Outcome.IDENTICAL}
     if unproved := [e.name for e in release.enclaves if e.name in theirs.to_prove - same]:
         finding = unverifiable(
@@ -229,11 +229,10 @@ def _build(
     request: Request, inputs: Sequence[TreeInputs], store: BuildStore, log: StageLog
 ) -> Optional[Built]:
     """Build, or take what an earlier run built from the same; refused if one is missing."""
-    if any(stage.state is StageState.REFUSED for stage in log.stages):
-        log.skip("build", "needs the sources and the toolchain")
-        return None
-    if not inputs:
-        log.skip("build", "no enclave of this release can be built")
+    refused = any(stage.state is StageState.REFUSED for stage in log.stages)
+    if refused or not inputs:
+        none = "no enclave of this release can be built"
+        log.skip("build", "needs the sources and the toolchain" if refused else none)
         return None
     names = [enclave.name for item in inputs for enclave in item.release.enclaves]
     required = [e.name for e in request.release.enclaves if e.required and e.name in names]
@@ -295,10 +294,8 @@ def _says(manifest: Manifest) -> str:
     return f"its manifest says: built with {toolchain} from {sources}"
 
 
-def _take_built(request: Request, built: Optional[Built], ours: Files[BuiltEnclave]) -> None:
+def _take_built(request: Request, built: Built, ours: Files[BuiltEnclave]) -> None:
     """Our enclaves, and why others are not there."""
-    if built is None:
-        return
     ours.files.update({enclave.name: enclave for enclave in built.enclaves})
     for record in built.manifest.enclaves:
         if record.problem is not None:
@@ -354,36 +351,31 @@ def _facts_of_build(item: TreeInputs, built: Optional[Built]) -> BuildFacts:
 
 def _compare_all(
     release: Release, ours: Files[BuiltEnclave], theirs: vendor.SignedFiles, log: StageLog
-) -> dict[str, Verdict]:
-    """A verdict for each enclave that is there twice."""
+) -> list[EnclaveOutcome]:
+    """The verdict on each enclave that is there twice, and why there is none on the others."""
     both = [e for e in release.enclaves if e.name in ours.files and e.name in theirs.files]
     verdicts: dict[str, Verdict] = {}
-    if not both:
+    if both:
+        with log.stage("compare") as stage:
+            for enclave in both:
+                built, signed = ours.files[enclave.name], theirs.files[enclave.name]
+                names = (unsigned_name(built.file), signed.name, config_name(built.file))
+                files = (built.unsigned, signed.data, built.config)
+                verdict = compare(*files, policy_of(enclave), names=names)
+                verdicts[enclave.name] = explained(verdict, *files, symbols=built.unstripped)
+            same = [verdict.outcome for verdict in verdicts.values()].count(Outcome.IDENTICAL)
+            stage.detail = f"{same} of {len(both)} are identical"
+    else:
         log.skip("compare", "no enclave is there twice, built and signed")
-        return verdicts
-    with log.stage("compare") as stage:
-        for enclave in both:
-            built, signed = ours.files[enclave.name], theirs.files[enclave.name]
-            names = (unsigned_name(built.file), signed.name, config_name(built.file))
-            files = (built.unsigned, signed.data, built.config)
-            verdict = compare(*files, policy_of(enclave), names=names)
-            verdicts[enclave.name] = explained(verdict, *files, symbols=built.unstripped)
-        same = [verdict.outcome for verdict in verdicts.values()].count(Outcome.IDENTICAL)
-        stage.detail = f"{same} of {len(both)} are identical"
-    return verdicts
-
-
-def _result(
-    enclave: Enclave,
-    ours: Files[BuiltEnclave],
-    theirs: vendor.SignedFiles,
-    verdict: Optional[Verdict],
-) -> EnclaveOutcome:
-    if verdict is not None:
-        return EnclaveOutcome(enclave, "", (), verdict)
-    refused = [r[enclave.name] for r in (ours.refused, theirs.refused) if enclave.name in r]
-    if not refused:
-        words = f"{enclave.name} was not compared, since an earlier stage gave nothing for it"
-        refused = [("compare", (unverifiable("not-compared", words),))]
-    findings = tuple(finding for _stage, reasons in refused for finding in reasons)
-    return EnclaveOutcome(enclave, refused[0][0], findings, None)
+    results = []
+    for enclave in release.enclaves:
+        name = enclave.name
+        refused = [r[name] for r in (ours.refused, theirs.refused) if name in r]
+        if name in verdicts:
+            refused = [("", ())]
+        elif not refused:
+            words = f"{name} was not compared, since an earlier stage gave nothing for it"
+            refused = [("compare", (unverifiable("not-compared", words),))]
+        findings = tuple(finding for _stage, reasons in refused for finding in reasons)
+        results.append(EnclaveOutcome(enclave, refused[0][0], findings, verdicts.get(name)))
+    return results
