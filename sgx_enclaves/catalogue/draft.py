@@ -78,10 +78,6 @@ class Trees:
         inside = path.startswith(f"{_DCAP_PLACE}/")
         return self.dcap.find(path[len(_DCAP_PLACE) + 1 :]) if inside else self.sgx.find(path)
 
-    def names(self) -> list[str]:
-        """Every file of a build."""
-        return [*self.sgx.names, *(f"{_DCAP_PLACE}/{name}" for name in self.dcap.names)]
-
 
 def draft_release(trees: Trees, catalogue: Catalogue) -> Release:
     """An entry whose form is right; its facts are a draft."""
@@ -89,16 +85,28 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> Release:
     sgx, dcap = _numbers(trees.sgx.tag), _numbers(trees.dcap.tag)
     name = f"sgx-{sgx}-dcap-{dcap}"
     order = {enclave.name: number for number, enclave in enumerate(base.enclaves)}
+    # the list of the signed enclaves stands in the release's own tree, if that is here
+    own = trees.dcap.release
+    listing = own if own is not None and own.find(_README) else trees.dcap
     enclaves = tuple(
         _enclave(trees, catalogue, *found)
-        for found in sorted(_origins(trees), key=lambda found: order.get(found[0], len(order)))
+        for found in sorted(_origins(listing), key=lambda found: order.get(found[0], len(order)))
     )
-    known = {(s.place, s.commit): s for build in _builds(catalogue) for s in build.sources}
-    sources = list(_sources(trees, known))
+    names = [enclave.name for enclave in enclaves]
+    builds = [r.build for r in catalogue.releases.values() if r.build is not None]
+    sources = list(_sources(trees, {(s.place, s.commit): s for b in builds for s in b.sources}))
     unknown = [source.place for source in sources if source.commit is None]
     sources += _ssl_sources(trees)
-    sources += _nested(sources, catalogue)
-    builds = any(enclave.build is not None for enclave in enclaves)
+    sources += _nested(sources, builds)
+    # another release may have more enclaves that link a source
+    sources = [
+        replace(s, linked_by=s.linked_by and tuple(n for n in s.linked_by if n in names))
+        for s in sources
+    ]
+    at = f"https://download.01.org/intel-sgx/sgx-dcap/{dcap}/linux"
+    files = (f"prebuilt_dcap_{dcap}.tar.gz", f"SHA256SUM_prebuilt_dcap_{dcap}.cfg")
+    signed = (Artifact(file, (f"{at}/{file}",)) for file in files)
+    is_built = any(enclave.build is not None for enclave in enclaves)
     made = replace(
         base,
         name=name,
@@ -106,18 +114,18 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> Release:
         sgx=sgx,
         dcap=dcap,
         enclaves=enclaves,
-        vendor=(_vendor(dcap),),
+        vendor=(VendorArchive("dcap", *signed),),
         build=Build(
             build.root,
-            tuple(_linked(source, enclaves) for source in sources),
+            tuple(sources),
             tuple(_patches(trees.sgx)),
             tuple(_steps(build, trees.sgx)),
         )
-        if builds
+        if is_built
         else None,
-        toolchain=_toolchain(toolchain, trees.sgx, name) if builds else None,
+        toolchain=_toolchain(toolchain, trees.sgx, name) if is_built else None,
         notes=(
-            f"which tag each enclave was built from: {_README} of {_listing(trees).tag}",
+            f"which tag each enclave was built from: {_README} of {listing.tag}",
             f"steps: {_BUILD_SCRIPT}; tools: {_CONTAINER}",
             *(f"drafted; look at: {fact}" for fact in BY_HAND),
             *(f"drafted; unknown: the commit of sub-module {place}" for place in unknown),
@@ -127,12 +135,6 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> Release:
     )
     made = replace(made, unpinned=tuple(unknown_facts(made)))
     return release_form(as_tables(made), name)
-
-
-def _listing(trees: Trees) -> SourceTree:
-    """The tree with the list of the signed enclaves: the release's, if that is here."""
-    release = trees.dcap.release
-    return release if release is not None and release.find(_README) else trees.dcap
 
 
 def _newest_with_build(catalogue: Catalogue) -> tuple[Release, Build, Toolchain]:
@@ -150,10 +152,6 @@ def _numbers(tag: str) -> str:
     return version
 
 
-def _builds(catalogue: Catalogue) -> list[Build]:
-    return [r.build for r in catalogue.releases.values() if r.build is not None]
-
-
 def _sources(trees: Trees, known: Mapping[tuple[str, Optional[str]], Source]) -> Iterator[Source]:
     for tree, place, name, repository in (
         (trees.sgx, ".", "linux-sgx", "linux-sgx"),
@@ -166,10 +164,17 @@ def _sources(trees: Trees, known: Mapping[tuple[str, Optional[str]], Source]) ->
         version = _numbers(tree.tag) if name == "dcap" else None
         commit = tree.commit or None
         yield Source(name, Artifact(filename, urls), place, commit=commit, version=version)
-    copies = dict(_copied(trees.sgx))
+    # what upstream copies, to patch it differently
+    copies = {
+        posixpath.join(where, words[2]): posixpath.join(where, words[3])
+        for where, words in _commands(trees.sgx)
+        if words[:2] == ["cp", "-r"] and len(words) == 4
+    }
     for tree, above in ((trees.sgx, ""), (trees.dcap, f"{_DCAP_PLACE}/")):
         for path, url, commit in tree.modules():
-            owner, repo = _repository(url)
+            *_, owner, repo = ["", *url.removesuffix(".git").split("/")]
+            # a relative URL is a neighbour of Intel's own repository
+            owner = "intel" if url.startswith("..") else owner
             place = above + path
             if repo in _UNUSED or place == _DCAP_PLACE:
                 continue
@@ -184,12 +189,6 @@ def _sources(trees: Trees, known: Mapping[tuple[str, Optional[str]], Source]) ->
                 if where is not None:
                     name = prefix + repo.lower()
                     yield replace(source, id=name, artifact=artifact, place=where)
-
-
-def _repository(url: str) -> tuple[str, str]:
-    """Owner and name; a relative URL is a neighbour of Intel's own repository."""
-    *_, owner, name = ["", *url.removesuffix(".git").split("/")]
-    return ("intel" if url.startswith("..") else owner), name
 
 
 def _ssl_sources(trees: Trees) -> Iterator[Source]:
@@ -209,10 +208,10 @@ def _ssl_sources(trees: Trees) -> Iterator[Source]:
     yield Source("openssl", artifact, f"{place}/openssl_source", version=version, unpack=False)
 
 
-def _nested(sources: Sequence[Source], catalogue: Catalogue) -> Iterator[Source]:
+def _nested(sources: Sequence[Source], builds: Sequence[Build]) -> Iterator[Source]:
     """Sub-modules of sub-modules: known where a release has the outer one at the same commit."""
     here = {(source.place, source.commit) for source in sources}
-    for build in _builds(catalogue):
+    for build in builds:
         for source in build.sources:
             outer = build.source_of(posixpath.dirname(source.place))
             nested = outer.place not in (".", _DCAP_PLACE, source.place)
@@ -220,14 +219,6 @@ def _nested(sources: Sequence[Source], catalogue: Catalogue) -> Iterator[Source]
             if nested and same and (source.place, source.commit) not in here:
                 here.add((source.place, source.commit))
                 yield source
-
-
-def _linked(source: Source, enclaves: Sequence[Enclave]) -> Source:
-    """The same; another release may have more enclaves that link it."""
-    if source.linked_by is None:
-        return source
-    names = [enclave.name for enclave in enclaves]
-    return replace(source, linked_by=tuple(name for name in source.linked_by if name in names))
 
 
 def _commands(tree: SourceTree) -> Iterator[tuple[str, list[str]]]:
@@ -248,13 +239,6 @@ def _patches(tree: SourceTree) -> Iterator[Patch]:
         if words[:2] == ["git", "apply"] and not {"-R", "--check"} & set(words):
             file = posixpath.join(where, "".join(words[2:3]).partition(">")[0])
             yield Patch(posixpath.normpath(file), where)
-
-
-def _copied(tree: SourceTree) -> Iterator[tuple[str, str]]:
-    """Sources that upstream copies, to patch them differently."""
-    for where, words in _commands(tree):
-        if words[:2] == ["cp", "-r"] and len(words) == 4:
-            yield posixpath.join(where, words[2]), posixpath.join(where, words[3])
 
 
 def _steps(build: Build, tree: SourceTree) -> Iterator[Step]:
@@ -297,16 +281,9 @@ def _toolchain(old: Toolchain, tree: SourceTree, name: str) -> Toolchain:
     )
 
 
-def _vendor(version: str) -> VendorArchive:
-    file, sums = f"prebuilt_dcap_{version}.tar.gz", f"SHA256SUM_prebuilt_dcap_{version}.cfg"
-    url = f"https://download.01.org/intel-sgx/sgx-dcap/{version}/linux/"
-    return VendorArchive("dcap", Artifact(file, (url + file,)), Artifact(sums, (url + sums,)))
-
-
-def _origins(trees: Trees) -> Iterator[tuple[str, str, str]]:
+def _origins(tree: SourceTree) -> Iterator[tuple[str, str, str]]:
     """Name, file and tag of each enclave, as the list of the signed ones says."""
-    listed = _listing(trees).read(_README)
-    for part in re.split(r"^# ", listed, flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^# ", tree.read(_README), flags=re.MULTILINE)[1:]:
         file = _first(r"libsgx_(\w+)\.signed\.so", part)
         tag = _first(r"\[(sgx_[\d.]+_reproducible)\]", part)
         if file and tag:
@@ -331,7 +308,12 @@ def _enclave(trees: Trees, catalogue: Catalogue, name: str, file: str, tag: str)
         old = known[-1]
         made = replace(made, required=old.required, may_ship=old.may_ship, reason=old.reason)
     if tag != trees.sgx.tag:
-        return replace(made, built_in=_release_of(catalogue, tag))
+        releases = [r for r in catalogue.releases.values() if r.build is not None]
+        built = [r.name for r in releases if r.sources()[0].filename == f"{tag}.tar.gz"]
+        if not built:
+            words = f"no release of the catalogue is built from {tag}"
+            raise CatalogueError(words, hint="draft it first")
+        return replace(made, built_in=built[0])
     if own is None:
         raise InputError(f"{_BUILD_SCRIPT} of {trees.sgx.tag} does not build {file}")
     return replace(made, build=own)
@@ -343,19 +325,13 @@ def _number(config: str, field: str) -> Optional[int]:
     return int(found, 0) if found else None
 
 
-def _release_of(catalogue: Catalogue, tag: str) -> str:
-    for release in catalogue.releases.values():
-        if release.build is not None and release.sources()[0].filename == f"{tag}.tar.gz":
-            return release.name
-    raise CatalogueError(f"no release of the catalogue is built from {tag}", hint="draft it first")
-
-
 def _own_build(trees: Trees, file: str) -> Optional[OwnBuild]:
     """Where upstream's build script makes the enclave, if it does."""
     script = trees.sgx.read(_BUILD_SCRIPT)
+    files = [*trees.sgx.names, *(f"{_DCAP_PLACE}/{name}" for name in trees.dcap.names)]
     for place, made in re.findall(r"cd \$sgx_repo/(\S+) && make\n\s*cp (\S+\.so) ", script):
         if made in (f"{file}.so", f"libsgx_{file}.so"):
-            inner = [name for name in trees.names() if name.startswith(f"{place}/")]
+            inner = (name for name in files if name.startswith(f"{place}/"))
             configs = [n for n in inner if n.endswith("/config.xml") and "/win/" not in n]
             config = min(configs, key=len, default=f"{place}/config.xml")
             makefile = trees.find(f"{place}/Makefile")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from sgx_enclaves.catalogue.artifact import Artifact, check_url
-from sgx_enclaves.catalogue.records import MAKERS, Build, Catalogue, Enclave, Release
+from sgx_enclaves.catalogue.records import MAKERS, Build, Catalogue, Release
 from sgx_enclaves.errors import CatalogueError, InputError, LimitError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import MIB
@@ -163,8 +163,18 @@ def _mistakes(release: Release) -> Iterator[tuple[str, object]]:
     yield from _twice("vendor", (archive.id for archive in release.vendor))
     yield from _twice("enclave", (enclave.name for enclave in release.enclaves))
     for enclave in release.enclaves:
-        for key, wrong in _in_enclave(release, enclave):
-            yield f"enclave {enclave.name}.{key}", wrong
+        where = f"enclave {enclave.name}"
+        if enclave.vendor not in [archive.id for archive in release.vendor]:
+            yield f"{where}.vendor: names no archive", enclave.vendor
+        if enclave.build is not None and release.build is None:
+            yield f"{where}.build: needs the release's own build", None
+        if enclave.built_in == release.name:
+            yield f"{where}.built_in: must be another release", None
+        if not (enclave.required and enclave.may_ship) and not enclave.reason:
+            why = "must say why it is not required or may not be shipped"
+            yield f"{where}.reason: {why}", None
+        if enclave.required and enclave.not_reproducible is not None:
+            yield f"{where}.required: must be false for what nobody can build", None
     for run in release.runs:
         if release.enclave(run.enclave) is None:
             yield "run.enclave: is no enclave of the release", run.enclave
@@ -223,19 +233,6 @@ def _in_build(release: Release, build: Build) -> Iterator[tuple[str, object]]:
         if source.artifact.contents_sha256 and not (source.unpack and source.strip == 1):
             goes = "goes with unpack = true and strip = 1 only"
             yield f"source {source.id}.contents_sha256: {goes}", None
-
-
-def _in_enclave(release: Release, enclave: Enclave) -> Iterator[tuple[str, object]]:
-    if enclave.vendor not in [archive.id for archive in release.vendor]:
-        yield "vendor: names no archive", enclave.vendor
-    if enclave.build is not None and release.build is None:
-        yield "build: needs the release's own build", None
-    if enclave.built_in == release.name:
-        yield "built_in: must be another release", None
-    if not (enclave.required and enclave.may_ship) and not enclave.reason:
-        yield "reason: must say why it is not required or may not be shipped", None
-    if enclave.required and enclave.not_reproducible is not None:
-        yield "required: must be false for what nobody can build", None
 
 
 def unknown_facts(release: Release) -> list[str]:

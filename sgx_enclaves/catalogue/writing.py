@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from sgx_enclaves.catalogue.reader import as_tables
-from sgx_enclaves.catalogue.records import Patch, Release
+from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.limits import MIB, at_most
 from sgx_enclaves.plain import record
@@ -231,7 +231,11 @@ def check_tree(release: Release, tree: Path) -> Iterator[tuple[str, str]]:
         yield f"licence {name}", _missing(tree / name)
     for patch in build.patches:
         problem = _missing(tree / patch.file) or _missing(tree / patch.place)
-        yield f"patch {patch.file}", problem or _apply(tree, patch)
+        if not problem:
+            status, said = _run(patch.command(str(tree)), tree / patch.place)
+            last = said.strip().rpartition("\n")[2]
+            problem = f"does not apply: {last}" if status else ""
+        yield f"patch {patch.file}", problem
     made = False
     for step in build.steps:
         folder, program = tree / step.place, step.command[0]
@@ -260,8 +264,3 @@ def _missing(path: Path) -> str:
 def _no_makefile(folder: Path) -> str:
     names = ("GNUmakefile", "makefile", "Makefile")
     return "" if any((folder / name).is_file() for name in names) else "there is no makefile"
-
-
-def _apply(tree: Path, patch: Patch) -> str:
-    status, said = _run(patch.command(str(tree)), tree / patch.place)
-    return "" if status == 0 else f"does not apply: {said.strip().rpartition(chr(10))[2]}"

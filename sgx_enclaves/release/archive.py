@@ -143,7 +143,6 @@ def read_contents(archive: Path, progress: Progress = silent) -> Contents:
 def unpack_tree(
     archive: Path,
     dest: Path,
-    *,
     strip: int = 1,
     sha256: Optional[str] = None,
     mtime: Optional[int] = None,
@@ -236,26 +235,15 @@ def lay_out(
         if source.unpack:
             untimed = source.artifact.sha256 is None and source.artifact.pinned
             mtime = _NO_TIME if untimed else None
-            unpack_tree(
-                here.path,
-                dest,
-                strip=source.strip,
-                sha256=here.sha256,
-                mtime=mtime,
-                progress=progress,
-            )
-        else:
-            _copy_file(here, dest / source.artifact.filename, source.id)
-
-
-def _copy_file(here: Fetched, target: Path, source: str) -> None:
-    """Copy a fetched file, if it is still what was fetched."""
-    with files.system_errors(str(target), f"source {source} cannot be put there", error=BuildError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with here.path.open("rb") as file, target.open("xb") as copy:
-            stream = files.DigestedStream(file)
-            shutil.copyfileobj(stream, copy)
-            _check_same(here.path, here.sha256, stream.digest())
+            unpack_tree(here.path, dest, source.strip, here.sha256, mtime, progress)
+            continue
+        target, problem = dest / source.artifact.filename, f"source {source.id} cannot be put there"
+        with files.system_errors(str(target), problem, error=BuildError):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with here.path.open("rb") as file, target.open("xb") as copy:
+                stream = files.DigestedStream(file)
+                shutil.copyfileobj(stream, copy)
+                _check_same(here.path, here.sha256, stream.digest())
 
 
 def copy_tree(source: Path, tree: Path) -> str:
