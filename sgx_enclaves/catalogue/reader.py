@@ -25,7 +25,6 @@ from sgx_enclaves.plain import from_plain, parse_toml, read_schema, validate
 SCHEMA = 1
 OWN_FOLDER = Path(__file__).with_name("releases")
 USER_FOLDER = Path("/etc/sgx-enclaves/releases.d")
-_BUILDERS_STEPS = ("make-", "patch-")
 _ARTIFACT_KEYS = {field.name for field in fields(Artifact)}
 # what a file calls one of several tables, and the records all of them
 _SEVERAL = {name: f"{name}s" for name in ("enclave", "run", "source", "step", "route", "tool")}
@@ -225,14 +224,6 @@ def _in_build(release: Release, build: Build) -> Iterator[tuple[str, object]]:
         for name in said:
             if name not in there:
                 yield f"{place}: there is no such one", name
-    for step in (*build.steps, *(step for route in build.routes for step in route.steps)):
-        if step.id.startswith(_BUILDERS_STEPS):
-            yield f"step {step.id}: the builder itself gives such names", None
-    for source in build.sources:
-        # below another directory, or packed, the build would see what the digest does not cover
-        if source.artifact.contents_sha256 and not (source.unpack and source.strip == 1):
-            goes = "goes with unpack = true and strip = 1 only"
-            yield f"source {source.id}.contents_sha256: {goes}", None
 
 
 def unknown_facts(release: Release) -> list[str]:

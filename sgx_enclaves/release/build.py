@@ -58,13 +58,13 @@ from sgx_enclaves.release.toolchain import (
     digest_of,
     look_at_toolchain,
     search_path,
-    shell_variables,
 )
 
 _FEW = 3
 _WORK, _SECOND = ".work", "second"
 _MOST_DIFFERENCES = 64
 _TARGETS_TIMEOUT = 60
+_SHELL_TIMEOUT = 600.0
 _WITH_VALUE = ("-f", "-o", "-C")
 _NOTHING = ".sgx-enclaves-nothing"
 _SECOND_PLACE = "/sgx-enclaves-second"
@@ -150,7 +150,11 @@ def look_at_tree(
     use = look_at_toolchain(toolchain, request.toolchain, request.place, request.tools)
     variables: dict[str, str] = {}
     if use.designated and build.route == MAKERS and toolchain.shell:
-        variables = shell_variables(toolchain, request.place)
+        tools = " ".join(tool.path for tool in toolchain.tools if tool.path is not None)
+        command = [word.replace("{tools}", tools) for word in toolchain.shell]
+        (output,) = request.place.ask([command], _SHELL_TIMEOUT)
+        said = output.text.split("\0") if output.status == 0 else []
+        variables = dict(item.split("=", 1) for item in said if "=" in item)
         way = "in the makers' shell" if variables else "not in the makers' shell, which is not here"
         request.say(f"{release.name}: the steps run {way}")
     return TreeInputs(release, use, archives, variables)

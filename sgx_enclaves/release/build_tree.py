@@ -218,7 +218,15 @@ class TreeBuilder:
     def _run(self) -> list[EnclaveRecord]:
         jobs = self.request.jobs
         failed = self._prepare(self._patches(), None)
-        self._read_configs()
+        # a step could change a config.xml of the patched sources
+        for name, own in self.builds.items():
+            try:
+                if name not in self.progress.configs:
+                    data = _read(self.tree.path, own.config, DEFAULT_LIMITS.config_size)
+                    Config.parse(data, own.config)
+                    self.progress.configs[name] = data
+            except SgxEnclavesError as error:
+                self.wrong_configs[name] = str(error)
         failed = self._prepare(self.plan.steps, failed)
         if failed is not None:
             problem = f"{failed.id} {failed.message}; see {failed.log}"
@@ -259,18 +267,6 @@ class TreeBuilder:
             record = self._step(step)
             failed = None if record.outcome is StepOutcome.OK else record
         return failed
-
-    def _read_configs(self) -> None:
-        """Read each `config.xml` as the patched sources have it: a step could change it."""
-        configs = self.progress.configs
-        for name, own in self.builds.items():
-            try:
-                if name not in configs:
-                    data = _read(self.tree.path, own.config, DEFAULT_LIMITS.config_size)
-                    Config.parse(data, own.config)
-                    configs[name] = data
-            except SgxEnclavesError as error:
-                self.wrong_configs[name] = str(error)
 
     def _make(self, name: str) -> EnclaveRecord:
         own, file = self.builds[name], self.files[name]

@@ -182,10 +182,6 @@ class Manifest:
         sources = [source for tree in self.trees for source in tree.sources]
         return bool(sources) and all(source.pinned for source in sources)
 
-    def tree(self, release: str) -> Optional[TreeRecord]:
-        """The record of that release's tree."""
-        return next((tree for tree in self.trees if tree.release == release), None)
-
     def only(self, name: str) -> Manifest:
         """The lasting record of one enclave, as packages ship it, and of the steps it needed."""
         enclaves = tuple(replace(e, unstripped=None) for e in self.enclaves if e.name == name)
@@ -253,14 +249,12 @@ def read_manifest(data: bytes, file: str) -> Manifest:
     claimed = top.pop("reproducible")
     del top["schema_version"]
     manifest = from_plain(Manifest, top)
-    for problem in _contradictions(manifest):
+    for problem in _contradictions(manifest, claimed):
         raise ManifestError(problem, file=file)
-    if claimed is not manifest.reproducible:
-        raise ManifestError("reproducible contradicts the second build", file=file)
     return manifest
 
 
-def _contradictions(manifest: Manifest) -> Iterator[str]:
+def _contradictions(manifest: Manifest, reproducible: Optional[bool]) -> Iterator[str]:
     """In what a manifest contradicts itself."""
     names = [enclave.name for enclave in manifest.enclaves]
     trees = [tree.release for tree in manifest.trees]
@@ -287,8 +281,10 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
                 yield f"{where}.steps.{step.id} names no enclave: {step.enclave}"
             if (step.outcome is StepOutcome.OK) != (step.message is None):
                 yield f"{where}.steps.{step.id}.message must be there exactly if it went wrong"
-        if tree.toolchain.kind is ToolchainKind.DESIGNATED and not tree.toolchain.matches:
+        if tree.toolchain.kind is ToolchainKind.DESIGNATED and not tree.toolchain.designated:
             yield f"{where}.toolchain says designated, but its parts do not all match"
+    if reproducible is not manifest.reproducible:
+        yield "reproducible contradicts the second build"
 
 
 def _twice(what: str, values: Sequence[str]) -> list[str]:

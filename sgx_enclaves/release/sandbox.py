@@ -233,25 +233,23 @@ def bubblewrap(isolation: Isolation, binds: Sequence[str]) -> list[str]:
         words += ["--unshare-user", "--uid", "0", "--gid", "0"]
     words += ["--cap-drop", "ALL"]
     words += [word for name in _CAPABILITIES for word in ("--cap-add", f"CAP_{name}")]
+    # a /proc of the step's own; the machine's where a container allows no new one
+    proc = ["--proc", "/proc"]
+    user = ["--unshare-user"] if isolation is Isolation.USER else []
+    probe = ["bwrap", "--unshare-pid", *user, "--ro-bind", "/", "/", *proc, "true"]
+    # bubblewrap's refusal; of a machine that is only slow nothing is known
+    if place.run_tool(probe, PROBE_TIMEOUT).status == 1:
+        proc = ["--ro-bind", "/proc", "/proc"]
     for folder in (f"/{name}" for name in (*_SYSTEM, *_ADDED)):
         if os.path.islink(folder):
             words += ["--symlink", os.readlink(folder), folder]
         elif os.path.isdir(folder) and folder not in binds:
             words += ["--ro-bind", folder, folder]
     shown = [*(f"/etc/{name}" for name in _ETC), *(f"/proc/{name}" for name in _KERNEL)]
-    words += [*_proc(isolation), "--dev", "/dev", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
+    words += [*proc, "--dev", "/dev", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
     words += [word for path in shown for word in ("--ro-bind-try", path, path)]
     words += [word for name in _EMPTY for word in ("--dir", f"/{name}")]
     return [*words, *binds, "--remount-ro", "/"]
-
-
-def _proc(isolation: Isolation) -> tuple[str, ...]:
-    """A /proc of the step's own; the machine's where a container allows no new one."""
-    own, shared = ("--proc", "/proc"), ("--ro-bind", "/proc", "/proc")
-    user = ["--unshare-user"] if isolation is Isolation.USER else []
-    words = ["bwrap", "--unshare-pid", *user, "--ro-bind", "/", "/", *own, "true"]
-    # bubblewrap's refusal; of a machine that is only slow nothing is known
-    return shared if place.run_tool(words, PROBE_TIMEOUT).status == 1 else own
 
 
 def best_isolation() -> tuple[Isolation, str]:

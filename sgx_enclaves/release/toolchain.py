@@ -202,14 +202,9 @@ class ToolchainUse:
     parts: tuple[Part, ...]
 
     @property
-    def matches(self) -> bool:
-        """Whether every part was seen and is as good as the designated one."""
-        return all_match(self.parts)
-
-    @property
     def designated(self) -> bool:
         """Whether the designated one was asked for, and is here."""
-        return self.kind is ToolchainKind.DESIGNATED and self.matches
+        return self.kind is ToolchainKind.DESIGNATED and all_match(self.parts)
 
     @property
     def wrong(self) -> tuple[Part, ...]:
@@ -307,16 +302,6 @@ env PATH="$1" gcc -o a.out a.c >/dev/null 2>&1 && env PATH="$1" readelf -lW a.ou
 rm -rf "$work"
 """
 _INTERPRETER = re.compile(r"^\s+\[Requesting program interpreter: (/[^\]\n]*)\]$", re.MULTILINE)
-_SHELL_TIMEOUT = 600.0
-
-
-def shell_variables(pinned: Toolchain, place: Place) -> dict[str, str]:
-    """The variables of the makers' shell; none where it cannot be entered."""
-    tools = " ".join(tool.path for tool in pinned.tools if tool.path is not None)
-    command = [word.replace("{tools}", tools) for word in pinned.shell]
-    (output,) = place.ask([command], _SHELL_TIMEOUT)
-    found = [item.partition("=") for item in output.text.split("\0")] if not output.status else []
-    return {name: value for name, equals, value in found if equals}
 
 
 def look_at_toolchain(

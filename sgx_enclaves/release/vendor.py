@@ -139,11 +139,6 @@ def _as_pinned(enclave: Enclave, data: bytes, file: str) -> bytes:
     return data
 
 
-def _base_names(digests: Mapping[str, str]) -> set[tuple[str, str]]:
-    """Without the directories, which a repack may rename."""
-    return {(basename(name), digest) for name, digest in digests.items()}
-
-
 @record
 class NamedData:
     """A file's content, read once, and what to call it."""
@@ -179,12 +174,23 @@ def signed_of_directory(release: Release, folder: Path, log: StageLog) -> Signed
             )
         for enclave in release.enclaves:
             try:
-                if path := _signed_in(folder, enclave):
-                    data = read_file(str(path), DEFAULT_LIMITS.file_size)
-                    own = _as_pinned(enclave, data, str(path))
-                    found.files[enclave.name] = NamedData(path.name, own)
-                else:
+                # under its plain name, or the one with a version
+                plain = folder / enclave.signed_file
+                versions = {path.resolve() for path in folder.glob(f"{plain.name}.*")}
+                paths = sorted({plain} if plain.exists() else versions)
+                if len(paths) > 1:
+                    raise InputError(
+                        f"more than one version of {plain.name}",
+                        file=str(folder),
+                        found=", ".join(path.name for path in paths),
+                        hint="leave one",
+                    )
+                if not paths:
                     found.missing("signed", enclave, str(folder), "put it there, or drop --signed")
+                    continue
+                data = read_file(str(paths[0]), DEFAULT_LIMITS.file_size)
+                own = _as_pinned(enclave, data, str(paths[0]))
+                found.files[enclave.name] = NamedData(paths[0].name, own)
             except SgxEnclavesError as error:
                 found.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
         stage.state = StageState.GIVEN
@@ -283,11 +289,12 @@ def take_repack(
             file=str(path),
             hint="is it of this release's archive?",
         )
-    ours = _base_names(digests)
+    # without the directories, which a repack may rename
+    ours = {(basename(name), digest) for name, digest in digests.items()}
     theirs = {(e.signed_file, e.signed_sha256) for e in release.enclaves if e.signed_sha256}
     if original is not None:
-        whole = read_files(original.path, lambda _member: False, sha256=original.sha256)
-        theirs |= _base_names(whole[0])
+        whole, *_ = read_files(original.path, lambda _member: False, sha256=original.sha256)
+        theirs |= {(basename(name), digest) for name, digest in whole.items()}
     same = ours & theirs
     found.files.update(taken)
     for file, enclave in of_vendor.items():
@@ -310,19 +317,3 @@ def take_repack(
             hint="repack the vendor's archive again, and only leave things out",
         )
         stage.refuse(finding)
-
-
-def _signed_in(folder: Path, enclave: Enclave) -> Optional[Path]:
-    """The signed enclave in a directory: under its plain name, or the one with a version."""
-    plain = folder / enclave.signed_file
-    if plain.exists():
-        return plain
-    versions = {path.resolve() for path in folder.glob(f"{enclave.signed_file}.*")}
-    if len(versions) > 1:
-        raise InputError(
-            f"more than one version of {enclave.signed_file}",
-            file=str(folder),
-            found=", ".join(sorted(path.name for path in versions)),
-            hint="leave one",
-        )
-    return next(iter(versions), None)

@@ -313,8 +313,8 @@ def _take_built(request: Request, built: Built, ours: Files[BuiltEnclave]) -> No
 
 def _build_failed(request: Request, built: Built, record: EnclaveRecord) -> Finding:
     """Why an enclave was not built, with the end of the log that shows it."""
-    tree = built.manifest.tree(record.tree)
-    steps = [s for s in (tree.steps if tree else ()) if s.log and s.enclave in (None, record.name)]
+    own = (tree.steps for tree in built.manifest.trees if tree.release == record.tree)
+    steps = [s for steps in own for s in steps if s.log and s.enclave in (None, record.name)]
     log = built.directory / (steps[-1].log or "") if steps else built.directory / LOGS
     tail = " | ".join(log_tail(log)[-_LINES:])
     # in the manifest it is relative to that
@@ -334,7 +334,8 @@ def _facts_of_build(item: TreeInputs, built: Optional[Built]) -> BuildFacts:
     name, use = item.release.name, item.toolchain
     kind = BuildKind.DESIGNATED if use.designated else BuildKind.HOST
     words = [part.words for part in use.wrong]
-    tree = built.manifest.tree(name) if built is not None else None
+    trees = built.manifest.trees if built is not None else ()
+    tree = next((tree for tree in trees if tree.release == name), None)
     if built is None or not built.enclaves:
         kind = BuildKind.NONE
     elif tree is None:
@@ -342,7 +343,7 @@ def _facts_of_build(item: TreeInputs, built: Optional[Built]) -> BuildFacts:
     elif not tree.fixed_path:
         kind = BuildKind.HOST
         words.append(f"the tree was built in {tree.root}, not in the designated path")
-    elif (tree.toolchain.kind, tree.toolchain.matches) != (use.kind, use.matches):
+    elif not tree.toolchain.designated:
         kind = BuildKind.HOST
     elif kind is BuildKind.DESIGNATED and not tree.isolated:
         kind = BuildKind.OPEN

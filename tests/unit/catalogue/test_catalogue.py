@@ -271,8 +271,21 @@ def put(path: str, value: object) -> Edit:
     return edit
 
 
+def contents_with(key: str, value: object) -> Edit:
+    def edit(data: dict[str, Any]) -> None:
+        data["build"]["source"][1].update({"contents_sha256": "ab" * 32, key: value})
+
+    return edit
+
+
 # mistakes that the schema sees as well: edit, what the message must say
 BOTH: dict[str, tuple[Edit, str]] = {
+    "contents of a packed archive": (
+        contents_with("unpack", False),
+        "build.source[1].unpack does not fit (expected true, since contents_sha256",
+    ),
+    "contents below another folder": (contents_with("strip", 2), "expected 1, since contents_"),
+    "contents with the top folder": (contents_with("strip", 0), "expected 1, since contents_"),
     "no schema": (put("schema", None), "schema: must be 1"),
     "newer schema": (put("schema", 2), "schema: must be 1"),
     "no name": (put("name", None), "name does not fit (expected a value"),
@@ -389,13 +402,6 @@ BOTH: dict[str, tuple[Edit, str]] = {
 }
 
 
-def contents_with(key: str, value: object) -> Edit:
-    def edit(data: dict[str, Any]) -> None:
-        data["build"]["source"][1].update({"contents_sha256": "ab" * 32, key: value})
-
-    return edit
-
-
 # mistakes that need more than a schema
 URLS_REFUSED = [
     *("http://example.org/a", "ftp://example.org/a", "file:///etc/passwd", "https:///a", ""),
@@ -430,9 +436,6 @@ READER_ONLY: dict[str, tuple[Edit, str]] = {
         put("vendor/0/urls", ["https://me:pw@example.org/a"]),
         "must hold no password",
     ),
-    "contents of a packed archive": (contents_with("unpack", False), "goes with unpack = true"),
-    "contents below another folder": (contents_with("strip", 2), "and strip = 1 only"),
-    "contents with the top folder": (contents_with("strip", 0), "and strip = 1 only"),
     "first source is not the tree": (put("build/source/0/place", "x"), "begin with the one"),
     "two trees": (put("build/source/1/place", "."), "only the first"),
     "id twice": (put("build/source/1/id", "main"), "build.source: is there twice"),

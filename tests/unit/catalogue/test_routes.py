@@ -267,7 +267,9 @@ def test_a_step_must_not_have_the_name_of_our_own(name: str) -> None:
         data = parsed()
         build = data["build"]["route"][0] if route else data["build"]
         build["step"][0]["id"] = name
-        with pytest.raises(CatalogueError, match=f"step {name}: the builder itself"):
+        with pytest.raises(
+            CatalogueError, match=rf"step\[0\]\.id .*the builder itself.*found {name}"
+        ):
             release_from(data, "own.toml")
 
 
