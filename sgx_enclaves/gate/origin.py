@@ -23,7 +23,6 @@ from sgx_enclaves.plain import some
 from sgx_enclaves.release.outcome import note, unverifiable
 from sgx_enclaves.release.place import LockedPackage
 from sgx_enclaves.release.toolchain import PartState, check_lock, same_version
-from sgx_enclaves.release.verify import BuildOrigin
 
 # What distributions call the packages of the catalogue's tools, where that is another name.
 _PACKAGES = {
@@ -72,11 +71,15 @@ class BuildHistory:
 
 
 @dataclass(frozen=True)
-class OriginJudgement(BuildOrigin):
-    """The judgement, with the digest of the buildroots and their packages, if there are any."""
+class OriginJudgement:
+    """What is to be said of a build and why it must not be taken, if so; the digest of the
+    buildroots and their packages, if there are any.
+    """
 
-    toolchain_sha256: Optional[str] = None
-    buildroot: tuple[LockedPackage, ...] = ()
+    says: str
+    objections: tuple[Finding, ...]
+    toolchain_sha256: Optional[str]
+    buildroot: tuple[LockedPackage, ...]
 
 
 def judge_origin(

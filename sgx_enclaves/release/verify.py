@@ -53,20 +53,13 @@ _LOG = re.compile(rf"(?<![\w/]){LOGS}/\S+\.log")
 
 
 @dataclass(frozen=True)
-class BuildOrigin:
-    """What somebody else says of a build that is given, and why it must not be taken, if so."""
-
-    says: str
-    objections: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True)
 class Request(BuildRequest):
     """What is asked for; see also `BuildRequest`.
 
     Attributes:
         built: a directory with our enclaves, ready-made; None builds them.
-        origin: what somebody else says of that directory; None for what it says itself.
+        says: what somebody else says of that directory; empty for what it says itself.
+        objections: why that directory must not be taken, if so.
         signed: a directory with the vendor's files, ready-made; None fetches them.
         repacked: repacked archives, by the id of a vendor's archive of the release.
         lock: the packages that the place must have, if they are pinned.
@@ -78,7 +71,8 @@ class Request(BuildRequest):
     """
 
     built: Optional[Path] = None
-    origin: Optional[BuildOrigin] = None
+    says: str = ""
+    objections: tuple[Finding, ...] = ()
     signed: Optional[Path] = None
     repacked: Mapping[str, Path] = field(default_factory=dict)
     lock: Optional[Sequence[LockedPackage]] = None
@@ -268,16 +262,15 @@ def _read_given(
     request: Request, folder: Path, plans: Sequence[Release], log: StageLog
 ) -> tuple[Optional[Built], list[BuildFacts]]:
     """A build that is given, and what it or others say of it; nothing of that is proved here."""
-    origin = request.origin
     with log.stage("build") as stage:
-        if origin is not None and origin.objections:
+        if request.objections:
             stage.detail = "the build that is given must not be taken"
-            stage.refuse(*origin.objections)
+            stage.refuse(*request.objections)
             return None, []
         built = load_given(folder, request.release)
         stage.state = StageState.GIVEN
         stage.detail = f"{len(built.enclaves)} enclaves of {folder}, as given"
-        says = origin.says if origin is not None else _says(built.manifest)
+        says = request.says or _says(built.manifest)
         return built, [
             BuildFacts(plan.name, BuildKind.GIVEN, plan.own_tree()[1].name, (), says)
             for plan in plans

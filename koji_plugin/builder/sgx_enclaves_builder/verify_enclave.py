@@ -100,7 +100,9 @@ class SgxEnclaveTask(SgxTask):
         origin: Optional[OriginJudgement] = None
         if "unsigned_build" in self.asked:
             origin = self._take(self.asked["unsigned_build"])
-            request = replace(request, built=self._given, origin=origin)
+            request = replace(
+                request, built=self._given, says=origin.says, objections=origin.objections
+            )
         verified = verify_release(
             request,
             fetcher=self.fetcher(allow_unpinned=request.allow_unpinned),
