@@ -343,7 +343,6 @@ def _own_build(trees: Trees, file: str) -> Optional[OwnBuild]:
 def _so_version(trees: Trees, name: str) -> Optional[SoVersion]:
     macro = f"{name.upper()}_VERSION"
     for tree, file in ((trees.sgx.release, _VERSIONS), (trees.dcap.release, _DCAP_VERSIONS)):
-        value = _macro(tree.find(file), macro) if tree is not None else ""
-        if tree is not None and value:
+        if tree is not None and (value := _macro(tree.find(file), macro)):
             return SoVersion(value, tree.tag, file, macro)
     return None

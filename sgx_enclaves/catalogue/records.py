@@ -70,9 +70,7 @@ class Step:
 
 @record
 class Route:
-    """A shorter way to some of the enclaves, from some of the sources, by their ids; its tree takes
-    so many MiB of a disk, if that is known.
-    """
+    """A shorter way to some enclaves from some sources, by their ids; its tree's MiB, if known."""
 
     id: str
     enclaves: tuple[str, ...]
@@ -164,9 +162,7 @@ class SoVersion:
 
 @record
 class OwnBuild:
-    """Where an enclave comes out of the release's own tree, and which MITIGATION-CVE-2020-0551 its
-    makefile asks for; empty for none.
-    """
+    """Where an enclave comes out of the release's tree; its MITIGATION-CVE-2020-0551, if any."""
 
     config: str
     make_directory: str
@@ -316,9 +312,7 @@ class Release:
         """The release whose own tree is made by one route, with what that needs alone; by default
         the first route that leads to all of its enclaves.
         """
-        build, wanted = self.build, {enclave.name for enclave in self.enclaves}
-        if build is None:
-            return self
+        (build, _), wanted = self.own_tree(), {enclave.name for enclave in self.enclaves}
         ways = [item for item in build.routes if wanted <= set(item.enclaves)]
         way = next((item for item in ways if route in (None, item.id)), None)
         if route == MAKERS or (route is None and way is None):

@@ -32,12 +32,7 @@ from sgx_enclaves.files import make_folder, read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import as_plain, some
 from sgx_enclaves.progress import duration
-from sgx_enclaves.release.build_tree import (
-    BuildRequest,
-    TreeBuilder,
-    TreeInputs,
-    step_environment,
-)
+from sgx_enclaves.release.build_tree import BuildRequest, TreeBuilder, TreeInputs, step_environment
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.manifest import (
     LOGS,
@@ -53,12 +48,7 @@ from sgx_enclaves.release.outcome import Say
 from sgx_enclaves.release.place import Command, Tree, describe
 from sgx_enclaves.release.sandbox import remove_tree
 from sgx_enclaves.release.store import BuildStore
-from sgx_enclaves.release.toolchain import (
-    ToolchainKind,
-    digest_of,
-    look_at_toolchain,
-    search_path,
-)
+from sgx_enclaves.release.toolchain import ToolchainKind, digest_of, look_at_toolchain, search_path
 
 _FEW = 3
 _WORK, _SECOND = ".work", "second"
@@ -252,9 +242,7 @@ def _build_again(
     enclaves: Sequence[EnclaveRecord],
     into: Path,
 ) -> SecondBuild:
-    """Build again, with all otherwise that should not matter; what that made is kept only if it
-    differs.
-    """
+    """Build again with all otherwise that should not matter; it is kept only if it differs."""
     request.say("building a second time, in another path and otherwise different")
     second, work = into / _SECOND, into / _SECOND / _WORK
     make_folder(second / LOGS)

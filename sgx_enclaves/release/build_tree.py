@@ -114,9 +114,7 @@ def step_environment(
 
 
 def independent(builds: Mapping[str, OwnBuild]) -> list[list[str]]:
-    """Groups of enclaves, by name, whose makes would write the same files, so that they run in
-    turn: their make directories lie within one another.
-    """
+    """Groups of enclaves to make in turn, since their make directories lie within one another."""
     folders = {name: PurePosixPath(own.make_directory) for name, own in builds.items()}
     groups: dict[PurePosixPath, list[str]] = {}
     for name, folder in folders.items():

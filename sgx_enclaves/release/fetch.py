@@ -35,12 +35,7 @@ from sgx_enclaves.files import digest_file
 from sgx_enclaves.plain import record
 from sgx_enclaves.progress import Event, Progress, silent
 from sgx_enclaves.release.archive import read_contents
-from sgx_enclaves.release.transport import (
-    HttpsTransport,
-    NoNetworkError,
-    RangeRefusedError,
-    RetryableError,
-)
+from sgx_enclaves.release.transport import HttpsTransport, NoNetworkError, RetryableError
 
 # seconds, for another process at the same file; before the second request, and before any
 _LOCK_TIMEOUT = 3600.0
@@ -60,17 +55,13 @@ class Partial:
         self.path = folder / f"{key}.part"
         self._note = folder / f"{key}.origin"
 
-    def size(self) -> int:
-        """Bytes that are there."""
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def origin(self) -> tuple[str, str]:
-        """URL and validator of the bytes; empty when unknown, and they are of no use."""
-        try:
+    def state(self) -> tuple[int, str, str]:
+        """How many bytes there are, their URL and validator; without these they are of no use."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        url = validator = ""
+        with contextlib.suppress(OSError, ValueError):
             url, _, validator = self._note.read_text("utf-8").partition("\n")
-        except (OSError, ValueError):
-            return "", ""
-        return url, validator
+        return size, url, validator
 
     def begin(self, url: str, validator: str) -> None:
         """Start from nothing; the note goes first, so that no bytes are ever without it."""
@@ -119,9 +110,7 @@ class Fetched:
 
 
 def check_pins(path: Path, artifact: Artifact) -> Fetched:
-    """Compare a file with all its pins; an archive whose contents cannot be digested is not the
-    pinned one either, and `found` says why.
-    """
+    """Compare a file with its pins; contents that cannot be digested are not the pinned ones."""
     with disk_errors(path):
         sha256, size = digest_file(path), path.stat().st_size
         file = Fetched(path, sha256, size, artifact.pinned, artifact.contents_sha256)
@@ -237,7 +226,8 @@ class Fetcher:
 
     def _from_places(self, artifact: Artifact, transport: HttpsTransport) -> Fetched:
         partial = Partial(self.cache / "partial", artifact.key)
-        if artifact.pinned and partial.size():
+        have, begun, _validator = partial.state()
+        if artifact.pinned and have:
             # the last run may have ended between the last byte and the rename
             check = check_pins(partial.path, artifact)
             if not check.expected:
@@ -247,11 +237,10 @@ class Fetcher:
             why = "no SHA-512 of it is known, by which look-aside caches find files"
             self._note(artifact, f"{why}; the look-aside cache is {asked}")
         places = (self.lookaside.urls(artifact) if self.lookaside else ()) + artifact.urls
-        # resume where the last run stopped, not at the first place
-        begun, _validator = partial.origin()
         # What went wrong, and whether for want of a network; each said once.
         failures: dict[str, bool] = {}
         wrong: list[DigestError] = []
+        # resume where the last run stopped, not at the first place
         for url in sorted(places, key=lambda url: url != begun):
             try:
                 fetched = self._from_place(artifact, url, partial, transport)
@@ -303,7 +292,7 @@ class Fetcher:
                 resumed = self._download(artifact, url, partial, transport)
             except RetryableError as error:
                 reason = str(error)
-                if isinstance(error, RangeRefusedError):
+                if error.afresh:
                     partial.discard()
                 wait = min(_LONGEST_WAIT, max(_WAIT * 2**attempt, error.retry_after))
                 continue
@@ -326,7 +315,7 @@ class Fetcher:
         self, artifact: Artifact, url: str, partial: Partial, transport: HttpsTransport
     ) -> bool:
         """Ask once, and add what comes to the part file; whether that resumed an earlier part."""
-        have, (begun, validator) = partial.size(), partial.origin()
+        have, begun, validator = partial.state()
         if begun != url:
             have = 0
         most = min(artifact.max_size, self.max_size or artifact.max_size)

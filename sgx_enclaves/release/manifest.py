@@ -381,11 +381,10 @@ def load_enclave(directory: Path, record: EnclaveRecord) -> Optional[BuiltEnclav
     """Read one enclave of a built directory, as `load_built` does; None if it was not built."""
     if record.unsigned is None or record.config is None:
         return None
-    unsigned = _read(directory, record.unsigned, DEFAULT_LIMITS.file_size)
+    most = DEFAULT_LIMITS.file_size
+    unsigned = _read(directory, record.unsigned, most)
     config = _read(directory, record.config, DEFAULT_LIMITS.config_size)
-    unstripped = None
-    if record.unstripped is not None:
-        unstripped = _read(directory, record.unstripped, DEFAULT_LIMITS.file_size)
+    unstripped = _read(directory, record.unstripped, most) if record.unstripped else None
     return BuiltEnclave(record.name, record.file, unsigned, config, unstripped)
 
 

@@ -192,9 +192,7 @@ def all_match(parts: Sequence[Part]) -> bool:
 
 @record
 class ToolchainUse:
-    """A tree's toolchain: which kind was asked for, the designated one's name, what was there, and
-    how each part of that stands to it.
-    """
+    """A tree's toolchain: which was asked for and designated, and what was there, compared."""
 
     kind: ToolchainKind
     name: str
@@ -351,10 +349,8 @@ def look_at(
     interpreter = linked[1] if linked is not None else None
     inner[_LOADER] = [interpreter] if interpreter and texts[""].endswith("it runs\n") else []
     tools += [FoundTool(name, None, *file[1:]) for name, file in _find(inner, place).items()]
-    packages = (
-        FoundPackage(item.nevra, item.sigmd5, item.payload_sha256) for item in place.packages()
-    )
-    return ToolchainRecord(tuple(tools), interpreter, tuple(packages), platform.machine())
+    packages = tuple(FoundPackage(p.nevra, p.sigmd5, p.payload_sha256) for p in place.packages())
+    return ToolchainRecord(tuple(tools), interpreter, packages, platform.machine())
 
 
 def _find(wanted: Mapping[str, Sequence[str]], place: Place) -> dict[str, tuple[str, str, str]]:

@@ -47,15 +47,13 @@ class NoNetworkError(FetchError):
 
 
 class RetryableError(FetchError):
-    """A failure that may pass: a reset, a time-out, a busy server."""
+    """A failure that may pass: a reset, a time-out, a busy server; `afresh` if the part that is
+    there already is of no use to that.
+    """
 
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+    def __init__(self, message: str, retry_after: float = 0.0, *, afresh: bool = False) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
-
-
-class RangeRefusedError(RetryableError):
-    """The part that is there already is of no use to this server; start again."""
+        self.retry_after, self.afresh = retry_after, afresh
 
 
 # Of what curl ends with (EXIT CODES in its manual): no connection, cut off, time-out, TLS broken
@@ -213,12 +211,12 @@ def _response(
         part = re.fullmatch(rf"bytes {start}-([0-9]{{1,18}})/([0-9]{{1,18}})", text)
         last, size = (int(part[1]), int(part[2])) if part else (0, 0)
         if last + 1 != size or total not in (None, size - start):
-            raise RangeRefusedError(f"another part than asked for: {text}")
+            raise RetryableError(f"another part than asked for: {text}", afresh=True)
         total = size
     elif status == 200:
         start = 0
     elif status == 416:
-        raise RangeRefusedError("the server has no such part of the file")
+        raise RetryableError("the server has no such part of the file", afresh=True)
     else:
         after = fields.get("retry-after", "")
         wait = float(after) if re.fullmatch(r"[0-9]{1,5}", after) else 0.0
