@@ -70,7 +70,9 @@ class Step:
 
 @record
 class Route:
-    """A shorter way to some enclaves from some sources, by their ids; its tree's MiB, if known."""
+    """A shorter way to some of the enclaves, from some of the sources, by their ids; its tree takes
+    so many MiB of a disk, if that is known.
+    """
 
     id: str
     enclaves: tuple[str, ...]
@@ -162,7 +164,9 @@ class SoVersion:
 
 @record
 class OwnBuild:
-    """Where an enclave comes out of the release's tree; its MITIGATION-CVE-2020-0551, if any."""
+    """Where an enclave comes out of the release's own tree, and which MITIGATION-CVE-2020-0551 its
+    makefile asks for; empty for none.
+    """
 
     config: str
     make_directory: str

@@ -242,7 +242,9 @@ def _build_again(
     enclaves: Sequence[EnclaveRecord],
     into: Path,
 ) -> SecondBuild:
-    """Build again with all otherwise that should not matter; it is kept only if it differs."""
+    """Build again, with all otherwise that should not matter; what that made is kept only if it
+    differs.
+    """
     request.say("building a second time, in another path and otherwise different")
     second, work = into / _SECOND, into / _SECOND / _WORK
     make_folder(second / LOGS)

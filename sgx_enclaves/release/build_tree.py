@@ -114,7 +114,9 @@ def step_environment(
 
 
 def independent(builds: Mapping[str, OwnBuild]) -> list[list[str]]:
-    """Groups of enclaves to make in turn, since their make directories lie within one another."""
+    """Groups of enclaves, by name, whose makes would write the same files, so that they run in
+    turn: their make directories lie within one another.
+    """
     folders = {name: PurePosixPath(own.make_directory) for name, own in builds.items()}
     groups: dict[PurePosixPath, list[str]] = {}
     for name, folder in folders.items():
@@ -216,7 +218,7 @@ class TreeBuilder:
     def _run(self) -> list[EnclaveRecord]:
         jobs = self.request.jobs
         failed = self._prepare(self._patches(), None)
-        # a step could change a config.xml of the patched sources
+        # each config.xml as the patched sources have it: a step could change it
         for name, own in self.builds.items():
             try:
                 if name not in self.progress.configs:

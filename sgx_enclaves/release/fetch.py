@@ -56,7 +56,9 @@ class Partial:
         self._note = folder / f"{key}.origin"
 
     def state(self) -> tuple[int, str, str]:
-        """How many bytes there are, their URL and validator; without these they are of no use."""
+        """How many bytes are there, their URL and validator; both are empty when unknown, and the
+        bytes of no use.
+        """
         size = self.path.stat().st_size if self.path.exists() else 0
         url = validator = ""
         with contextlib.suppress(OSError, ValueError):
@@ -110,7 +112,9 @@ class Fetched:
 
 
 def check_pins(path: Path, artifact: Artifact) -> Fetched:
-    """Compare a file with its pins; contents that cannot be digested are not the pinned ones."""
+    """Compare a file with all its pins; an archive whose contents cannot be digested is not the
+    pinned one either, and `found` says why.
+    """
     with disk_errors(path):
         sha256, size = digest_file(path), path.stat().st_size
         file = Fetched(path, sha256, size, artifact.pinned, artifact.contents_sha256)

@@ -122,7 +122,9 @@ class Place(Protocol):
         """
 
     def packages(self) -> Iterable[LockedPackage]:
-        """The installed packages; none without RPM. An error if they cannot or must not be used."""
+        """The packages that are installed; none where there is no RPM. An error if that fails, or
+        if the packages are not to be used.
+        """
 
     def open(self, scratch: Path, root: str) -> Tree:
         """Make a tree that has the path `root`, if it can be, for its steps.

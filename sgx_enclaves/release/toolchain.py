@@ -192,7 +192,9 @@ def all_match(parts: Sequence[Part]) -> bool:
 
 @record
 class ToolchainUse:
-    """A tree's toolchain: which was asked for and designated, and what was there, compared."""
+    """A tree's toolchain: which kind was asked for, the designated one's name, what was there, and
+    how each part of that stands to it.
+    """
 
     kind: ToolchainKind
     name: str
