@@ -176,13 +176,13 @@ def signed_of_directory(release: Release, folder: Path, log: StageLog) -> Signed
             try:
                 # under its plain name, or the one with a version
                 plain = folder / enclave.signed_file
-                versions = {path.resolve() for path in folder.glob(f"{plain.name}.*")}
-                paths = sorted({plain} if plain.exists() else versions)
+                versions = (path.resolve() for path in folder.glob(f"{plain.name}.*"))
+                paths = [plain] if plain.exists() else list(dict.fromkeys(versions))
                 if len(paths) > 1:
                     raise InputError(
                         f"more than one version of {plain.name}",
                         file=str(folder),
-                        found=", ".join(path.name for path in paths),
+                        found=", ".join(sorted(path.name for path in paths)),
                         hint="leave one",
                     )
                 if not paths:

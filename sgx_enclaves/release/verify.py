@@ -225,8 +225,8 @@ def _build(
     """Build, or take what an earlier run built from the same; refused if one is missing."""
     refused = any(stage.state is StageState.REFUSED for stage in log.stages)
     if refused or not inputs:
-        none = "no enclave of this release can be built"
-        log.skip("build", "needs the sources and the toolchain" if refused else none)
+        nothing = "no enclave of this release can be built"
+        log.skip("build", "needs the sources and the toolchain" if refused else nothing)
         return None
     names = [enclave.name for item in inputs for enclave in item.release.enclaves]
     required = [e.name for e in request.release.enclaves if e.required and e.name in names]
@@ -306,8 +306,8 @@ def _take_built(request: Request, built: Built, ours: Files[BuiltEnclave]) -> No
 
 def _build_failed(request: Request, built: Built, record: EnclaveRecord) -> Finding:
     """Why an enclave was not built, with the end of the log that shows it."""
-    own = (tree.steps for tree in built.manifest.trees if tree.release == record.tree)
-    steps = [s for steps in own for s in steps if s.log and s.enclave in (None, record.name)]
+    trees = [tree for tree in built.manifest.trees if tree.release == record.tree]
+    steps = [s for tree in trees for s in tree.steps if s.log and s.enclave in (None, record.name)]
     log = built.directory / (steps[-1].log or "") if steps else built.directory / LOGS
     tail = " | ".join(log_tail(log)[-_LINES:])
     # in the manifest it is relative to that
