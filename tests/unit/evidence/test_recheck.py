@@ -365,6 +365,7 @@ _host_made_designated = _built(("toolchain", 0, "found"), "4.8.1")
         (_put("enclaves", []), "enclaves does not fit (expected a required enclave, since"),
         (_put("not_proved", []), "not_proved does not fit (expected what is taken on trust"),
         (_put("proved", ["everything"]), "contradicts itself: what is proved"),
+        (_set("not_proved", to=["that it rains"]), "contradicts itself: it leaves out what is not"),
         (_set("isvsvn", to=99), "contradicts itself: s: its isvsvn is 99, and"),
         (_set("mrsigner", to="6" * 64), "contradicts itself: s: its mrsigner is 6666"),
         (_set("mrenclave", to="5" * 64), "though a block was signed for another MRENCLAVE"),

@@ -321,6 +321,23 @@ def test_a_hostile_layout_entry_is_named(case: Case, change: dict[str, int], sai
     assert "hostile" in message(explanation, "metadata-layout")
 
 
+def test_of_many_hostile_layout_entries_the_rest_is_counted() -> None:
+    options = {**PLAIN, "HeapMaxSize": 0x10000, "StackMinSize": 0x3000}
+    case = Case.of(small_enclave(), options=options)
+    table = [
+        replace(item, id=700) if isinstance(item, LayoutEntry) else item
+        for item in block_of(case).layout
+    ]
+    start = block_of(case).directories[DIR_LAYOUT].offset
+    entries = b"".join(item.serialise() for item in table)
+    descriptor = case.regenerated.descriptor
+    evil = descriptor[:start] + entries + descriptor[start + len(entries) :]
+    named = message(case.explain(case.signed(evil)), "metadata-layout").split("\n")
+    assert len(named) == 9
+    more = sum(isinstance(item, LayoutEntry) for item in table) - 8
+    assert named[-1] == f"... and {more} more such layout entries"
+
+
 def test_pages_of_code_that_the_config_asks_for_are_not_hostile() -> None:
     options = {**PLAIN, "ReservedMemMinSize": 0x1000, "ReservedMemMaxSize": 0x1000}
     options["ReservedMemExecutable"] = 1
