@@ -38,7 +38,6 @@ from sgx_enclaves.explain.metadata_causes import (
     generation_causes,
     hostile_causes,
 )
-from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import some
 
 _EXCERPT = 16
@@ -51,26 +50,21 @@ _EXPLAINED_SECTIONS = (".interp", BUILD_ID_SECTION)
 
 
 def explained(
-    verdict: Verdict,
-    built: bytes,
-    signed: bytes,
-    config: bytes,
-    limits: Limits = DEFAULT_LIMITS,
-    symbols: Optional[bytes] = None,
+    verdict: Verdict, built: bytes, signed: bytes, config: bytes, symbols: Optional[bytes] = None
 ) -> Verdict:
     """The verdict with reasons, if there are any; `symbols` is our build before stripping."""
     if verdict.outcome is Outcome.IDENTICAL:
         return verdict
     generation, options = None, Config({})
     try:
-        image = EnclaveImage.parse(built, verdict.built.name, limits)
+        image = EnclaveImage.parse(built, verdict.built.name)
         require_unsigned(image)
         if verdict.sdk is not None:
             generation = generation_named(verdict.sdk)
-            options = Config.parse(config, verdict.config.name, limits)
+            options = Config.parse(config, verdict.config.name)
     except SgxEnclavesError:
         return verdict
-    explainer = Explainer(image, signed, generation, options, verdict.signed.name, limits, symbols)
+    explainer = Explainer(image, signed, generation, options, verdict.signed.name, symbols)
     return replace(verdict, explanation=explainer.explanation())
 
 
@@ -84,7 +78,6 @@ class Explainer:
         generation: Optional[Generation],
         config: Config,
         signed_name: str,
-        limits: Limits = DEFAULT_LIMITS,
         symbols: Optional[bytes] = None,
     ) -> None:
         self._built, self._signed, self._config = built, signed, config
@@ -93,7 +86,7 @@ class Explainer:
         # The vendor's metadata area; where our build has it, if it is not to be found.
         image = built
         try:
-            image = EnclaveImage.parse(signed, signed_name, limits)
+            image = EnclaveImage.parse(signed, signed_name)
             self._theirs = Side(image, describe_file(signed, signed_name))
         except SgxEnclavesError as error:
             self._unreadable = error
@@ -101,14 +94,14 @@ class Explainer:
         self._area = signed[start : image.descriptor_end]
         self._vendor: Optional[Descriptor] = None
         with contextlib.suppress(SgxEnclavesError):
-            self._vendor = Descriptor.parse(self._area, limits)
+            self._vendor = Descriptor.parse(self._area)
         self._regenerated: Optional[Regenerated] = None
         patched = None
         if generation is not None:
             # As the comparison has read them, so that this regenerates what it did.
             blocks = self._vendor.blocks if self._vendor and self._theirs else ()
             fips = wants_fips_by_argument(generation, blocks)
-            self._regenerated = regenerate(built, config, generation, fips, limits)
+            self._regenerated = regenerate(built, config, generation, fips)
             patched = [(p.dst, p.dst + p.size) for p in self._regenerated.measured.patches]
         common = min(len(built.data), len(signed))
         areas = [(built.descriptor_offset, built.descriptor_end), (start, start + len(self._area))]

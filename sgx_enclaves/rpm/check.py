@@ -215,8 +215,7 @@ class _Judge:
             # Costs start-up time, and is needed only when something is wrong.
             from sgx_enclaves.explain.explain import explained  # noqa: PLC0415
 
-            limits = self.package.limits.enclave
-            verdict = explained(verdict, counterpart.data, self.packed.data, config, limits)
+            verdict = explained(verdict, counterpart.data, self.packed.data, config)
             result = replace(result, verdict=verdict)
         known = (counterpart.label, counterpart.version)
         lower = _lower_isvsvn(verdict, counterpart.config_name)

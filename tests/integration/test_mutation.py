@@ -102,11 +102,11 @@ def _computed_once() -> Iterator[None]:
         return measured[id(block)][1]
 
     def made_once(
-        image: EnclaveImage, config: Config, sdk: Generation, fips: bool, limits: Limits
+        image: EnclaveImage, config: Config, sdk: Generation, fips: bool, *limits: Limits
     ) -> Regenerated:
         key = image.data, repr(config), sdk.name, fips
         if key not in made:
-            made[key] = regenerate(image, config, sdk, fips, limits)
+            made[key] = regenerate(image, config, sdk, fips, *limits)
         return made[key]
 
     def differences_once(new: Regenerated, theirs: bytes) -> list[Range]:
