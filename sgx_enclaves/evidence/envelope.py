@@ -32,7 +32,9 @@ _GPGV_SECONDS = 60
 
 @record
 class Envelope:
-    """A payload, its type, and signatures over both, each behind its key's id, which is a hint."""
+    """A payload, what it is, and signatures over both, each behind the id of its key: a hint that
+    nobody has signed.
+    """
 
     payload: bytes
     payload_type: str

@@ -296,7 +296,10 @@ def canonical(plain: Mapping[str, Any]) -> bytes:
 def files_of(
     report: Plain, time: str, manifest: Optional[Manifest], name: str = REPORT
 ) -> dict[str, bytes]:
-    """A report, by that name; its build's manifest; a head: digest, when, by what, timings."""
+    """A report, by that name; its build's manifest; a head: digest, when, by what, timings.
+
+    `time` is as `gate.record.time_text` has it.
+    """
     files = {name: canonical(report)}
     if manifest is not None:
         files[MANIFEST] = manifest_bytes(manifest)

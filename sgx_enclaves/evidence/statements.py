@@ -148,7 +148,9 @@ def _sha(digest: str) -> dict[str, str]:
 
 
 def statements_of_record(plain: Mapping[str, Any], *, builder: str) -> list[Plain]:
-    """The same of a record as the hub gives it; an error if it is malformed or outdated."""
+    """The same of a build's record, as the hub gives it, with more around it; a RecordError if it
+    is malformed, an AttestationError if the build has other packages now.
+    """
     if (found := plain.get("outdated")) is not None:
         message = "the record is not of the build as it is now"
         raise AttestationError(message, found=str(found), hint="verify the build again")
@@ -286,7 +288,8 @@ def trusted(
 ) -> list[SignedStatement]:
     """The statements in these files, or all in a directory, each signed by one of the keys.
 
-    OpenPGP signatures are looked for beside a file. What is not good is a SgxEnclavesError.
+    OpenPGP signatures are looked for beside a file, with the suffix .asc or .sig. What is not good
+    is a SgxEnclavesError; see `signed_statements`.
     """
     loaded = [dsse.load_key(read_file(key, DEFAULT_LIMITS.config_size), key) for key in keys]
     if not loaded and keyring is None:

@@ -208,7 +208,10 @@ def _loads(table: tuple[Layout, ...]) -> Counter[tuple[int, bool]]:
 def hostile_causes(
     regenerated: Regenerated, vendor: Descriptor, places: Side, theirs: Optional[Side]
 ) -> Iterator[Cause]:
-    """What no signing tool writes: metadata that changes or adds pages at load time."""
+    """What no signing tool writes: metadata that changes or adds pages at load time.
+
+    `places` is of our build; `theirs` knows where the vendor's own g_global_data is.
+    """
     moved = theirs.global_data if theirs is not None else None
     for index, block in enumerate(vendor.blocks):
         ours = regenerated.blocks[min(index, len(regenerated.blocks) - 1)]

@@ -49,7 +49,9 @@ class Span:
 
 @record
 class SideBySide:
-    """Bytes of both files, in hexadecimal or `--` behind the end, or instructions of named code."""
+    """What both files have at a file offset: bytes in hexadecimal, `--` behind the end of one, or
+    instructions; the name is that of the code.
+    """
 
     offset: int
     name: str
@@ -59,7 +61,10 @@ class SideBySide:
 
 @record
 class Picture:
-    """What is drawn of one enclave: the vendor's file, its address space, the first differences."""
+    """What is drawn of one enclave: segments and sections of the vendor's file, in file order; the
+    address space that segments and layout make, by address; bytes and code around the first
+    differences.
+    """
 
     segments: tuple[Span, ...] = ()
     sections: tuple[Span, ...] = ()

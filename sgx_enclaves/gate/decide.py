@@ -180,9 +180,13 @@ _LONGEST = 600
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a build may pass, by the record that decided; notes are what else to know.
+    """Whether a build may pass.
 
-    It is `present` if it holds signed enclaves, or is `unread`, so that nobody can say.
+    Attributes:
+        present: whether it holds signed enclaves, or nobody can say that it does not.
+        unread: present only because packages cannot be read.
+        record: the one that decided; None if there is none.
+        notes: what is no reason, but somebody should know.
     """
 
     present: bool

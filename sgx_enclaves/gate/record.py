@@ -29,7 +29,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RecordedPackage:
-    """One binary package, by its file's name; a signed copy has the same `content_sha256`."""
+    """One binary package of the build, by its file's name, for example `x-1-1.x86_64.rpm`.
+
+    `content_sha256` is of all behind lead and signature header, which a signed copy has, too.
+    """
 
     name: str
     file_sha256: str

@@ -81,7 +81,10 @@ def enclaves_to_verify(
 def built_together(
     catalogue: Catalogue, release: Release, names: Sequence[str], split: bool
 ) -> list[list[str]]:
-    """Which enclaves one subtask builds: those of one source tree; with `split`, each alone."""
+    """Which enclaves one subtask builds: those of one source tree, which is prepared once.
+
+    With `split` each is alone, for who has more builders than patience.
+    """
     groups: dict[str, list[str]] = {}
     for enclave in release.only(names).enclaves:
         try:

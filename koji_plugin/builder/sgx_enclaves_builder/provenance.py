@@ -29,7 +29,10 @@ _ARCHIVE = re.compile(r"\.(?:tar(?:\.[a-z0-9]+)?|tgz|txz|crate)\Z")
 def take_unsigned(
     task: SgxTask, build: Any, enclave: Enclave, tree: Release, into: Path
 ) -> BuildHistory:
-    """Put a build's unsigned enclave and config.xml, if any, into a folder; what is known of it."""
+    """Put a build's unsigned enclave and config.xml, if any, into a directory; what is known of it.
+
+    `tree` is the release whose sources it must be from.
+    """
     session = task.session
     binfo = task.complete_build(build)
     package: Optional[MadeIn] = None

@@ -70,7 +70,10 @@ def koji_errors() -> Iterator[None]:
 
 
 def despite_deadlocks(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the hub; again, when a deadlock of its database, which load makes, undid the call."""
+    """Call the hub; again, when its database ended the call because of a deadlock, and undid it.
+
+    Koji's own calls for waiting tasks lock rows in different orders: under load it happens.
+    """
     for attempt in range(1, _DEADLOCKS):
         try:
             return call(*arguments)
@@ -156,7 +159,9 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         return binfo
 
     def rpms_of(self, build: Any, *, source: bool = False) -> dict[str, Optional[int]]:
-        """A build's packages by name: path below the hub's top directory, and buildroot's id."""
+        """The binary packages of a build, or its source packages, sorted by their names: paths
+        below the hub's top directory, each with the id of the buildroot that it was made in.
+        """
         folder = os.path.relpath(koji.pathinfo.build(build), koji.pathinfo.topdir)
         found = {
             f"{folder}/{koji.pathinfo.rpm(rpm)}": rpm["buildroot_id"]

@@ -29,7 +29,8 @@ CONFIG_VARIABLE = "SGX_ENCLAVES_HUB_CONF"
 class Settings:
     """What the configuration says, SECTION_OPTION; the file that is shipped explains each.
 
-    `pins` has the ids of the trusted build tags, `rules` what the words of `enforce` mean.
+    `pins` has the id of each of the trusted build tags by name, `rules` the globs of `enforce`,
+    each with the rule that its words mean.
     """
 
     tasks_channel: str = ""

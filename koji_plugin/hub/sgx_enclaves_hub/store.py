@@ -106,7 +106,9 @@ def outdated(packages: Optional[str], now: Optional[str], state: int) -> Optiona
 
 
 def records_of(build_id: int) -> list[dict[str, Any]]:
-    """The newest records of a build that decided something, or the newest one if none has."""
+    """The newest records of a build that decided something, or the newest one if none has: rows
+    with id, host_id, what `packages_of` said then, and the `Record`.
+    """
     columns = ("id", "host_id", "packages", "record")
     found: list[dict[str, Any]] = []
     for more, most in ((["verdict IN ('identical', 'differs')"], _MOST_RECORDS), ([], 1)):
@@ -167,7 +169,10 @@ def was_deleted(tag_id: int) -> bool:
 
 
 def build_files(build: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """The path of every binary package of a build, by name, and its signed copies on disk."""
+    """The path of every binary package of a build, sorted by name, and its signed copies on disk.
+
+    Builds of other kinds (maven, images, …) have none, or only wrapped ones.
+    """
     folder = koji.pathinfo.build(build)
     keys: list[str] = []
     listing = system_errors(folder, "signed copies cannot be listed")
