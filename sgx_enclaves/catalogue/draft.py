@@ -85,27 +85,16 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> Release:
     sgx, dcap = _numbers(trees.sgx.tag), _numbers(trees.dcap.tag)
     name = f"sgx-{sgx}-dcap-{dcap}"
     order = {enclave.name: number for number, enclave in enumerate(base.enclaves)}
-    # the list of the signed enclaves stands in the release's own tree, if that is here
-    own = trees.dcap.release
-    listing = own if own is not None and own.find(_README) else trees.dcap
+    listing = _listing(trees)
     enclaves = tuple(
         _enclave(trees, catalogue, *found)
         for found in sorted(_origins(listing), key=lambda found: order.get(found[0], len(order)))
     )
-    names = [enclave.name for enclave in enclaves]
     builds = [r.build for r in catalogue.releases.values() if r.build is not None]
     sources = list(_sources(trees, {(s.place, s.commit): s for b in builds for s in b.sources}))
     unknown = [source.place for source in sources if source.commit is None]
     sources += _ssl_sources(trees)
     sources += _nested(sources, builds)
-    # another release may have more enclaves that link a source
-    sources = [
-        replace(s, linked_by=s.linked_by and tuple(n for n in s.linked_by if n in names))
-        for s in sources
-    ]
-    at = f"https://download.01.org/intel-sgx/sgx-dcap/{dcap}/linux"
-    files = (f"prebuilt_dcap_{dcap}.tar.gz", f"SHA256SUM_prebuilt_dcap_{dcap}.cfg")
-    signed = (Artifact(file, (f"{at}/{file}",)) for file in files)
     is_built = any(enclave.build is not None for enclave in enclaves)
     made = replace(
         base,
@@ -114,10 +103,10 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> Release:
         sgx=sgx,
         dcap=dcap,
         enclaves=enclaves,
-        vendor=(VendorArchive("dcap", *signed),),
+        vendor=(_vendor(dcap),),
         build=Build(
             build.root,
-            tuple(sources),
+            tuple(_linked(source, enclaves) for source in sources),
             tuple(_patches(trees.sgx)),
             tuple(_steps(build, trees.sgx)),
         )
@@ -135,6 +124,12 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> Release:
     )
     made = replace(made, unpinned=tuple(unknown_facts(made)))
     return release_form(as_tables(made), name)
+
+
+def _listing(trees: Trees) -> SourceTree:
+    """The tree with the list of the signed enclaves: the release's, if that is here."""
+    release = trees.dcap.release
+    return release if release is not None and release.find(_README) else trees.dcap
 
 
 def _newest_with_build(catalogue: Catalogue) -> tuple[Release, Build, Toolchain]:
@@ -221,6 +216,14 @@ def _nested(sources: Sequence[Source], builds: Sequence[Build]) -> Iterator[Sour
                 yield source
 
 
+def _linked(source: Source, enclaves: Sequence[Enclave]) -> Source:
+    """The same; another release may have more enclaves that link it."""
+    if source.linked_by is None:
+        return source
+    names = [enclave.name for enclave in enclaves]
+    return replace(source, linked_by=tuple(name for name in source.linked_by if name in names))
+
+
 def _commands(tree: SourceTree) -> Iterator[tuple[str, list[str]]]:
     """Directory and words of each command that upstream's Makefile prepares its tree with."""
     makefile = tree.read("Makefile").replace("\\\n", " ")
@@ -279,6 +282,12 @@ def _toolchain(old: Toolchain, tree: SourceTree, name: str) -> Toolchain:
         environment={**old.environment, "SOURCE_DATE_EPOCH": tree.time},
         prefix=f"/usr/lib/sgx-toolchain/{name}",
     )
+
+
+def _vendor(version: str) -> VendorArchive:
+    file, sums = f"prebuilt_dcap_{version}.tar.gz", f"SHA256SUM_prebuilt_dcap_{version}.cfg"
+    url = f"https://download.01.org/intel-sgx/sgx-dcap/{version}/linux/"
+    return VendorArchive("dcap", Artifact(file, (url + file,)), Artifact(sums, (url + sums,)))
 
 
 def _origins(tree: SourceTree) -> Iterator[tuple[str, str, str]]:

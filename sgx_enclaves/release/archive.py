@@ -236,14 +236,18 @@ def lay_out(
             untimed = source.artifact.sha256 is None and source.artifact.pinned
             mtime = _NO_TIME if untimed else None
             unpack_tree(here.path, dest, source.strip, here.sha256, mtime, progress)
-            continue
-        target, problem = dest / source.artifact.filename, f"source {source.id} cannot be put there"
-        with files.system_errors(str(target), problem, error=BuildError):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with here.path.open("rb") as file, target.open("xb") as copy:
-                stream = files.DigestedStream(file)
-                shutil.copyfileobj(stream, copy)
-                _check_same(here.path, here.sha256, stream.digest())
+        else:
+            _copy_file(here, dest / source.artifact.filename, source.id)
+
+
+def _copy_file(here: Fetched, target: Path, source: str) -> None:
+    """Copy a fetched file, if it is still what was fetched."""
+    with files.system_errors(str(target), f"source {source} cannot be put there", error=BuildError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with here.path.open("rb") as file, target.open("xb") as copy:
+            stream = files.DigestedStream(file)
+            shutil.copyfileobj(stream, copy)
+            _check_same(here.path, here.sha256, stream.digest())
 
 
 def copy_tree(source: Path, tree: Path) -> str:

@@ -58,7 +58,6 @@ _SHELL_TIMEOUT = 600.0
 _WITH_VALUE = ("-f", "-o", "-C")
 _NOTHING = ".sgx-enclaves-nothing"
 _SECOND_PLACE = "/sgx-enclaves-second"
-_VARIED = ("path", "umask", "locale", "timezone", "hostname", "time")
 # a little over a year, so that year, month, day, weekday and hour are all others
 _LATER = "+34567890s"
 
@@ -242,27 +241,14 @@ def _build_again(
     enclaves: Sequence[EnclaveRecord],
     into: Path,
 ) -> SecondBuild:
-    """Build again, with all otherwise that should not matter; what that made is kept only if it
-    differs.
-    """
+    """Build everything again, otherwise; what it made is kept only if it differs."""
     request.say("building a second time, in another path and otherwise different")
     second, work = into / _SECOND, into / _SECOND / _WORK
     make_folder(second / LOGS)
-    isolated, faketime = request.place.isolated, shutil.which("faketime")
-    same = {} if isolated else {"hostname": "it cannot be changed here"}
-    if faketime is None:
-        same["time"] = "faketime is not installed, so it is only a little later"
     others: list[EnclaveRecord] = []
     try:
         for item in inputs:
-            build, toolchain = item.release.own_tree()
-            like = Command(
-                argv=(faketime, "-f", _LATER) if faketime is not None else (),
-                folder=(_SECOND_PLACE if isolated else f"{work}/second-place") + build.root,
-                environment={"LC_ALL": "C.UTF-8", "TZ": "SECOND-13:37"},
-                umask=0o077 if toolchain.umask != 0o077 else 0o022,
-                hostname="second",
-            )
+            like, showed = _otherwise(item.release, request.place.isolated, work)
             scratch = work / f"second-{item.release.name}"
             _, built = TreeBuilder(request, item, like, scratch, second).build()
             others += built
@@ -280,8 +266,29 @@ def _build_again(
                 differences += find_differences(kept.file, *files)
     if not differences:
         remove_tree(second)
-    not_varied = tuple(f"{what}: {why}" for what, why in same.items())
-    return SecondBuild(tuple(w for w in _VARIED if w not in same), not_varied, tuple(differences))
+    return replace(showed, differences=tuple(differences))
+
+
+def _otherwise(release: Release, isolated: bool, scratch: Path) -> tuple[Command, SecondBuild]:
+    """What commands are like if all is otherwise that should not matter, and what that is."""
+    build, toolchain = release.own_tree()
+    faketime = shutil.which("faketime")
+    kept = {}
+    if not isolated:
+        kept["hostname"] = "it cannot be changed here"
+    if faketime is None:
+        kept["time"] = "faketime is not installed, so it is only a little later"
+    place = _SECOND_PLACE if isolated else f"{scratch}/second-place"
+    like = Command(
+        argv=(faketime, "-f", _LATER) if faketime is not None else (),
+        folder=place + build.root,
+        environment={"LC_ALL": "C.UTF-8", "TZ": "SECOND-13:37"},
+        umask=0o077 if toolchain.umask != 0o077 else 0o022,
+        hostname="second",
+    )
+    varied = ("path", "umask", "locale", "timezone", "hostname", "time")
+    not_varied = tuple(f"{what}: {why}" for what, why in kept.items())
+    return like, SecondBuild(tuple(what for what in varied if what not in kept), not_varied, ())
 
 
 def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifference]:

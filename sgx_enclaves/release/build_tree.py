@@ -218,15 +218,7 @@ class TreeBuilder:
     def _run(self) -> list[EnclaveRecord]:
         jobs = self.request.jobs
         failed = self._prepare(self._patches(), None)
-        # each config.xml as the patched sources have it: a step could change it
-        for name, own in self.builds.items():
-            try:
-                if name not in self.progress.configs:
-                    data = _read(self.tree.path, own.config, DEFAULT_LIMITS.config_size)
-                    Config.parse(data, own.config)
-                    self.progress.configs[name] = data
-            except SgxEnclavesError as error:
-                self.wrong_configs[name] = str(error)
+        self._read_configs()
         failed = self._prepare(self.plan.steps, failed)
         if failed is not None:
             problem = f"{failed.id} {failed.message}; see {failed.log}"
@@ -246,16 +238,18 @@ class TreeBuilder:
         for number, patch in enumerate(self.plan.patches, 1):
             argv = tuple(patch.command(self.plan.root))
             step = Step(f"patch-{number}", patch.place, argv, _PATCH_TIMEOUT)
-            there = False
-            if self.request.source_dir is not None:
-                log = self.into / LOGS / ".patch-check.log"
-                # --batch would turn a patch round by itself
-                words = (word for word in argv if word not in ("--batch", "--forward"))
-                back = replace(step, command=(*words, "--force", "--reverse", "--dry-run"))
-                there = self.tree.run(self._command(back), log).status == 0
-                log.unlink(missing_ok=True)
-            if not there:
+            if self.request.source_dir is None or not self._is_in(step):
                 yield step
+
+    def _is_in(self, patch: Step) -> bool:
+        log = self.into / LOGS / ".patch-check.log"
+        # --batch would turn a patch round by itself
+        words = (word for word in patch.command if word not in ("--batch", "--forward"))
+        backwards = replace(patch, command=(*words, "--force", "--reverse", "--dry-run"))
+        try:
+            return self.tree.run(self._command(backwards), log).status == 0
+        finally:
+            log.unlink(missing_ok=True)
 
     def _prepare(self, steps: Iterable[Step], failed: Optional[StepRecord]) -> Optional[StepRecord]:
         """Run steps until one fails, and none if one had failed before; the one that failed."""
@@ -267,6 +261,18 @@ class TreeBuilder:
             record = self._step(step)
             failed = None if record.outcome is StepOutcome.OK else record
         return failed
+
+    def _read_configs(self) -> None:
+        """Read each `config.xml` as the patched sources have it: a step could change it."""
+        configs = self.progress.configs
+        for name, own in self.builds.items():
+            try:
+                if name not in configs:
+                    data = _read(self.tree.path, own.config, DEFAULT_LIMITS.config_size)
+                    Config.parse(data, own.config)
+                    configs[name] = data
+            except SgxEnclavesError as error:
+                self.wrong_configs[name] = str(error)
 
     def _make(self, name: str) -> EnclaveRecord:
         own, file = self.builds[name], self.files[name]

@@ -199,16 +199,20 @@ def run_program(
                 problem = f"printed more than {most} bytes"
         late = process.returncode is None and problem is None
     finally:
-        # a supervisor or a sandbox is asked first, to end its own
-        if process.poll() is None:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _end(process)
     status = None if late or problem is not None else process.returncode
     return Ended(status, late, problem, int((time.monotonic() - started) * 1000))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and its group; a supervisor or a sandbox is asked first, to end its own."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def run_tool(
