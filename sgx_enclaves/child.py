@@ -86,7 +86,6 @@ def _pieces(reader: int, what: str, seconds: float, memory: int) -> Generator[by
     ahead, left = bytearray(), seconds
 
     def take(size: int) -> bytes:
-        """So many bytes."""
         nonlocal left
         while len(ahead) < size:
             start = time.monotonic()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -20,7 +19,7 @@ from sgx_enclaves.release import verify
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import build_release
 from sgx_enclaves.release.build_tree import BuildRequest
-from sgx_enclaves.release.manifest import Manifest, load_built, set_apart
+from sgx_enclaves.release.manifest import load_built, set_apart
 from sgx_enclaves.release.place import MAX_LOCK, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
 from sgx_enclaves.release.store import BuildStore
@@ -53,7 +52,14 @@ def build(args: argparse.Namespace) -> int:
 
 def check_built(args: argparse.Namespace) -> int:
     manifest = load_built(args.directory).manifest
-    refused = list(_refusals(manifest, args.allow_unpinned)) if args.designated else []
+    # Why the directory is not what a distribution's reference must be.
+    refused = []
+    if args.designated and not manifest.complete:
+        refused.append("an enclave that was asked for was not built; read its log")
+    if args.designated and not manifest.designated:
+        refused.append("it was not built with the designated toolchain; build it where that is")
+    if args.designated and not (manifest.pinned or args.allow_unpinned):
+        refused.append("it was built from sources without a pinned digest; pin them in the release")
     plain = {"refused": refused, "manifest": manifest.as_dict()}
     output.answer(args, plain, "built.txt", manifest=manifest, refused=refused)
     if args.output is not None and not refused:
@@ -63,16 +69,6 @@ def check_built(args: argparse.Namespace) -> int:
         args.files = [*args.directory.rglob("*")]
         output.write_output(args, text.encode())
     return int(bool(refused))
-
-
-def _refusals(manifest: Manifest, allow_unpinned: bool) -> Iterator[str]:
-    """Why the directory is not what a distribution's reference must be; none if it is."""
-    if not manifest.complete:
-        yield "an enclave that was asked for was not built; read its log"
-    if not manifest.designated:
-        yield "it was not built with the designated toolchain; build it where that is"
-    if not (manifest.pinned or allow_unpinned):
-        yield "it was built from sources without a pinned digest; pin them in the release"
 
 
 def contents(args: argparse.Namespace) -> int:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import io
 import sys
 import weakref
 from collections.abc import Iterator
+from typing import Optional
 
 import pytest
 
@@ -113,6 +115,21 @@ def test_a_reader_that_is_left_behind_is_freed() -> None:
     watched = list(begun())
     gc.collect()
     assert watched[0]() is None
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_stream_that_cannot_be_read_is_said_to_be(before: int) -> None:
+    class Broken(Stream):
+        left = before
+
+        def read(self, size: Optional[int] = -1, /) -> bytes:
+            if not self.left:
+                raise OSError(errno.EIO, "Input/output error")
+            self.left -= 1
+            return super().read(size)
+
+    with pytest.raises(ArchiveError, match="cannot be read: Input/output error"):
+        list(unpack(Broken(bytes(1 << 20)), "x.tar", DEFAULT_ARCHIVE_LIMITS))
 
 
 def test_without_any_module_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
