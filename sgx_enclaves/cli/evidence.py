@@ -107,12 +107,11 @@ def verify_attestation(args: argparse.Namespace) -> int:
         signers = sorted(statements.signers_for(found, sha256_of(data)))
         enough = len(signers) >= args.threshold
         status = max(status, not enough)
-        bare = False
+        about = {"file": path, "vouched_for": enough, "signers": signers, "only_unsigned": False}
         with contextlib.suppress(SgxEnclavesError):
             digest = sha256_of(unsigned(EnclaveImage.parse(data, path)))
-            bare = not enough and digest in digests.values()
-        about = {"file": path, "vouched_for": enough, "signers": signers}
-        files.append({**about, "only_unsigned": bare})
+            about["only_unsigned"] = not enough and digest in digests.values()
+        files.append(about)
     vouched = [
         {"file": v.file, "kind": v.kind, "signers": sorted(v.signers), "statement": v.statement}
         for v in found
