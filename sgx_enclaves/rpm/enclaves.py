@@ -303,6 +303,7 @@ def enclaves_among(
             continue
         within = () if named else enclaves_within(held)
         if within:
+            del held
             yield EmbeddedEnclaves(file.path, within)
             continue
         enclaves += 1
