@@ -15,8 +15,10 @@ class SgxEnclavesError(Exception):
 
     Args:
         message: what is wrong, in one sentence.
-        offset: byte offset in the file.
-        expected: what would have been right; `found` is what was there.
+        file: the file it was found in.
+        offset: byte offset in that file.
+        expected: what would have been right.
+        found: what was there.
         hint: the next step for the user; by default the usual one of the class.
     """
 

@@ -154,12 +154,9 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
         {tool.name for tool in found.tools} - packaged[tree.name].keys()
         for tree, found in toolchains
     )
-    # What every macro gets first; a release that is a source itself is the last one.
-    accepting = "-u " if request.allow_unpinned else ""
-    described = "" if _is_own(release) else f"-c %{{SOURCE{len(sources) - 1}}} "
     return {
         "kind": request.kind.value,
-        "arguments": _Macros(f"{accepting}{described}{release.name}"),
+        "arguments": _arguments(request, len(sources) - 1),
         "vendor": "Intel" if vendors == {"Intel"} else "the vendor",
         "url": _home(release, trees),
         "notes": notes,
@@ -247,6 +244,13 @@ def _escaped(value: object) -> str:
     if isinstance(value, _Macros):
         return value
     return printable(str(value)).replace("%", "%%")
+
+
+def _arguments(request: SpecRequest, last: int) -> _Macros:
+    """What every macro gets first; a release that is a source itself is the last one."""
+    unpinned = "-u " if request.allow_unpinned else ""
+    source = "" if _is_own(request.release) else f"-c %{{SOURCE{last}}} "
+    return _Macros(f"{unpinned}{source}{request.release.name}")
 
 
 def _is_own(release: Release) -> bool:

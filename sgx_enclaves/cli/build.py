@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -19,7 +20,7 @@ from sgx_enclaves.release import verify
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import build_release
 from sgx_enclaves.release.build_tree import BuildRequest
-from sgx_enclaves.release.manifest import load_built, set_apart
+from sgx_enclaves.release.manifest import Manifest, load_built, set_apart
 from sgx_enclaves.release.place import MAX_LOCK, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
 from sgx_enclaves.release.store import BuildStore
@@ -52,14 +53,7 @@ def build(args: argparse.Namespace) -> int:
 
 def check_built(args: argparse.Namespace) -> int:
     manifest = load_built(args.directory).manifest
-    # Why the directory is not what a distribution's reference must be.
-    refused = []
-    if args.designated and not manifest.complete:
-        refused.append("an enclave that was asked for was not built; read its log")
-    if args.designated and not manifest.designated:
-        refused.append("it was not built with the designated toolchain; build it where that is")
-    if args.designated and not (manifest.pinned or args.allow_unpinned):
-        refused.append("it was built from sources without a pinned digest; pin them in the release")
+    refused = list(_refusals(manifest, args.allow_unpinned)) if args.designated else []
     plain = {"refused": refused, "manifest": manifest.as_dict()}
     output.answer(args, plain, "built.txt", manifest=manifest, refused=refused)
     if args.output is not None and not refused:
@@ -69,6 +63,16 @@ def check_built(args: argparse.Namespace) -> int:
         args.files = [*args.directory.rglob("*")]
         output.write_output(args, text.encode())
     return int(bool(refused))
+
+
+def _refusals(manifest: Manifest, allow_unpinned: bool) -> Iterator[str]:
+    """Why the directory is not what a distribution's reference must be; none if it is."""
+    if not manifest.complete:
+        yield "an enclave that was asked for was not built; read its log"
+    if not manifest.designated:
+        yield "it was not built with the designated toolchain; build it where that is"
+    if not (manifest.pinned or allow_unpinned):
+        yield "it was built from sources without a pinned digest; pin them in the release"
 
 
 def contents(args: argparse.Namespace) -> int:
@@ -175,17 +179,7 @@ def verify_release(args: argparse.Namespace) -> int:
         folders = [releases.chosen_work_dir(args), releases.chosen_cache_dir(args), args.local]
         folders += [args.built, args.signed, *(path.parent for path in request.repacked.values())]
         report = of_release(verified, request.release, request.catalogue, folders=folders)
-        pictures = {
-            name: compare.write_reports(own, args.report / name, *files)
-            for name, own, *files in verified.compared()
-        }
-        write_report(args.report, report, manifest=verified.manifest)
-        texts = {
-            "release.txt": release_text(verdict),
-            "release.json": json.dumps(plain, indent=2) + "\n",
-            "release.html": release_html(verdict, pictures, report, arguments.today().isoformat()),
-        }
-        write_files(args.report, {name: text.encode() for name, text in texts.items()})
+        _write_reports(verified, plain, report, args.report)
         output.open_page(args, args.report / "release.html")
     if weaker:
         output.message("identical, but not the reproducible verdict, which was required")
@@ -210,3 +204,21 @@ def _repacked(values: list[str], release: Release) -> dict[str, Path]:
             raise InputError(f"{vendor} is given twice", found=value)
         chosen[vendor] = Path(file)
     return chosen
+
+
+def _write_reports(
+    verified: verify.Verified, plain: dict[str, Any], report: dict[str, Any], folder: Path
+) -> None:
+    """Write the verdict in every form into `folder`, and each enclave's beside."""
+    pictures = {
+        name: compare.write_reports(verdict, folder / name, *files)
+        for name, verdict, *files in verified.compared()
+    }
+    write_report(folder, report, manifest=verified.manifest)
+    page = release_html(verified.verdict, pictures, report, arguments.today().isoformat())
+    texts = {
+        "release.txt": release_text(verified.verdict),
+        "release.json": json.dumps(plain, indent=2) + "\n",
+        "release.html": page,
+    }
+    write_files(folder, {name: text.encode() for name, text in texts.items()})

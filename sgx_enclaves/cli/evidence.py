@@ -81,20 +81,23 @@ def attest(args: argparse.Namespace) -> int:
         builder = args.builder or statements.TOOL
         made = statements.statements_of(report, digest, builder=builder, time=time)
         envelopes = [statements.enveloped(statement) for statement in made]
-    key: Optional[Key] = None
-    signer: Signer = bytes
-    if args.key is not None:
-        pem = arguments.read_small(args.key)
-        key, signer = load_signing_key(pem, args.key, sign.chosen_passphrase(args, pem))
-    elif args.sign_with is not None:
-        signer = sign.asking(args)
-        key = load_key(arguments.read_small(args.public_key), args.public_key)
+    key, signer = _signer(args)
     keyid = key.keyid if key is not None else None
     by = f"signed by key {keyid}" if keyid is not None else "not signed"
     says = f"{args.output}: {len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}"
     facts = output.write_output(args, statements.attestation(envelopes, key, signer))
     output.answer(args, {**facts, "statements": len(envelopes), "keyid": keyid}, [says])
     return 0
+
+
+def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:
+    if args.key is not None:
+        pem = arguments.read_small(args.key)
+        return load_signing_key(pem, args.key, sign.chosen_passphrase(args, pem))
+    if args.sign_with is None:
+        return None, bytes
+    signer = sign.asking(args)
+    return load_key(arguments.read_small(args.public_key), args.public_key), signer
 
 
 def verify_attestation(args: argparse.Namespace) -> int:

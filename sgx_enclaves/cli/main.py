@@ -25,6 +25,19 @@ from sgx_enclaves.errors import InputError, SgxEnclavesError
 EXIT_UNVERIFIABLE = 2
 
 
+def usage() -> str:
+    """The text of `sgx-enclaves --help`."""
+    width = max(map(len, VERBS))
+    lines = "\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())
+    return (
+        "usage: sgx-enclaves VERB [arguments]\n"
+        "       sgx-enclaves help VERB\n\n"
+        "Prove that a vendor-signed SGX enclave is the enclave we built.\n\n"
+        f"verbs:\n{lines}\n\n"
+        "exit status: 0 identical or done, 1 differs, 2 unverifiable or bad input"
+    )
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one verb; returns the exit status."""
     if argv is None:
@@ -51,11 +64,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         failure = SgxEnclavesError("there is not enough memory; nothing was decided")
     except Exception as error:
         # Python's own exit status for it, 1, would say "differs".
-        import traceback
-
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"internal error at {last.filename}:{last.lineno}: {type(error).__name__}: {error}"
-        failure = SgxEnclavesError(f"{what}; nothing was decided, please report this bug")
+        failure = SgxEnclavesError(_bug(error))
     output.message(str(failure))
     with contextlib.suppress(SgxEnclavesError):
         output.out_json_error(failure, status)
@@ -68,15 +77,7 @@ def _run(arguments: Sequence[str]) -> int:
     if verb == "help" and rest:
         verb, rest = rest[0], ["--help"]
     if verb in ("-h", "--help", "help"):
-        width = max(map(len, VERBS))
-        lines = "\n".join(f"  {name:{width}}  {about.summary}" for name, about in VERBS.items())
-        output.out_report(
-            "usage: sgx-enclaves VERB [arguments]\n"
-            "       sgx-enclaves help VERB\n\n"
-            "Prove that a vendor-signed SGX enclave is the enclave we built.\n\n"
-            f"verbs:\n{lines}\n\n"
-            "exit status: 0 identical or done, 1 differs, 2 unverifiable or bad input"
-        )
+        output.out_report(usage())
         return 0 if arguments else EXIT_UNVERIFIABLE
     if verb == "--version":
         output.out(f"sgx-enclaves {__version__}")
@@ -122,3 +123,11 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     declare(parser, verb.arguments)
     declare(parser, "@everywhere")
     return parser
+
+
+def _bug(error: Exception) -> str:
+    import traceback
+
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"internal error at {last.filename}:{last.lineno}: {type(error).__name__}: {error}"
+    return f"{what}; nothing was decided, please report this bug"

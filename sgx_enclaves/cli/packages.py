@@ -19,7 +19,7 @@ from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.progress import Event
-from sgx_enclaves.report.forms import result_dict
+from sgx_enclaves.report.forms import result_dict, survey_dict
 from sgx_enclaves.report.templated import result_text
 from sgx_enclaves.rpm.check import PackageResult, check_package
 from sgx_enclaves.rpm.enclaves import provides_of
@@ -99,10 +99,7 @@ def scan(args: argparse.Namespace) -> int:
         if state is not None:
             state.close()
     status = max((int(report["exit_status"]) for report in reports), default=0)
-    plain: dict[str, Any] = {"exit_status": status}
-    plain |= {"scanned": len(found.targets) + found.passed, "by_repodata_alone": found.passed}
-    problems = [problem.as_dict() for problem in found.problems]
-    plain |= {"listed_but_absent": found.absent, "repodata_problems": problems, "packages": reports}
+    plain = {"exit_status": status, **survey_dict(found), "packages": reports}
     broken = sum(any(f["severity"] != "note" for f in report["findings"]) for report in reports)
     output.answer(args, plain, "scan.txt", broken=broken, **plain)
     if args.report is not None:

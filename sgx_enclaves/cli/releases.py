@@ -92,12 +92,7 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
 
 def releases(args: argparse.Namespace) -> int:
     if args.action == "new":
-        if args.sgx is None or args.dcap is None:
-            raise InputError("two source trees are needed", hint="name them with --sgx and --dcap")
-        sgx = writing.source_tree(args.sgx, args.sgx_release)
-        dcap = writing.source_tree(args.dcap, args.dcap_release)
-        draft = draft_release(Trees(sgx, dcap), chosen_catalogue(args))
-        output.print_or_write(args, writing.toml_of(draft), name="toml")
+        output.print_or_write(args, writing.toml_of(_draft(args)), name="toml")
         return 0
     if args.action == "list":
         return _list(args, chosen_catalogue(args))
@@ -129,6 +124,14 @@ def _list(args: argparse.Namespace, catalogue: Catalogue) -> int:
 def _unpinned(catalogue: Catalogue, release: Release) -> list[str]:
     """The facts without a pin: the release's own, and of the trees that it is built in."""
     return list(dict.fromkeys((*release.unpinned, *catalogue.unpinned_digests(release))))
+
+
+def _draft(args: argparse.Namespace) -> Release:
+    if args.sgx is None or args.dcap is None:
+        raise InputError("two source trees are needed", hint="name them with --sgx and --dcap")
+    sgx = writing.source_tree(args.sgx, args.sgx_release)
+    dcap = writing.source_tree(args.dcap, args.dcap_release)
+    return draft_release(Trees(sgx, dcap), chosen_catalogue(args))
 
 
 def _pin(args: argparse.Namespace, release: Release) -> int:
@@ -266,14 +269,18 @@ def fetch(args: argparse.Namespace) -> int:
         if wanted:
             _write_signed(args, chosen, signed)
     if args.into is not None:
-        make_folder(args.into)
-        for name, path in named.items():
-            # a file of --local may lie there already
-            there = contextlib.suppress(shutil.SameFileError)
-            with system_errors(str(args.into / name), "cannot be written"), there:
-                shutil.copyfile(path, args.into / name)
+        _copy(named, args.into)
     output.answer(args, {"release": release.name, "files": files}, "fetched.txt")
     return 0
+
+
+def _copy(files: Mapping[str, Path], into: Path) -> None:
+    make_folder(into)
+    for name, path in files.items():
+        # a file of --local may lie there already
+        there = contextlib.suppress(shutil.SameFileError)
+        with system_errors(str(into / name), "cannot be written"), there:
+            shutil.copyfile(path, into / name)
 
 
 def _write_signed(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sgx_enclaves.explain.description import Description
     from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict
     from sgx_enclaves.rpm.check import PackageResult
+    from sgx_enclaves.rpm.scan import Survey
 
 # How long a digest is shown where it only distinguishes files on a screen.
 _DIGITS = 16
@@ -275,6 +276,16 @@ def result_dict(result: PackageResult) -> dict[str, object]:
             }
             for enclave in result.enclaves
         ],
+    }
+
+
+def survey_dict(survey: Survey) -> dict[str, object]:
+    """What a scan rests on."""
+    return {
+        "scanned": len(survey.targets) + survey.passed,
+        "by_repodata_alone": survey.passed,
+        "listed_but_absent": survey.absent,
+        "repodata_problems": [problem.as_dict() for problem in survey.problems],
     }
 
 
