@@ -38,7 +38,7 @@ def main() -> int:
     results = one_enclave.run(folder, built / "libsgx_pce.so", key, mallory)
     results += whole_release.run(folder / "release", built, key, mallory)
     there = args.rpmlint is not None and (args.rpmlint / "bin" / "rpmlint").is_file()
-    results += as_packages.run(folder / "packages", args.rpmlint if there else None)
+    results += as_packages.run(folder / "packages", args.rpmlint if there else None, built)
     title("what was tried, and who refused it")
     print("\n".join(table(results)))
     wrong = sum(not result.good for result in results)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from demo.command import ROOT
+from tests.support.keys import VENDOR_PEM
 from tests.support.once import made_once
 
 OUTPUT = "output.txt"
@@ -22,6 +24,8 @@ def demo_folder(factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(folder: Path) -> None:
+    # The demo uses a key that is there; Mallory's it makes itself.
+    shutil.copy(VENDOR_PEM, folder / "vendor.pem")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "demo.main", "--into", str(folder)),

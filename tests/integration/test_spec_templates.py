@@ -6,6 +6,7 @@ without our check is refused by rpmlint.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -80,7 +81,7 @@ class World:
     folder: Path
     stock: Stock
 
-    @property
+    @functools.cached_property
     def key(self) -> RSAPrivateKey:
         """The vendor's."""
         return vendor.make_key(self.folder / "vendor.pem")

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Callable, Optional
+
+import pytest
 
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.verdict import Explanation
+from sgx_enclaves.errors import SgxEnclavesError, UnsupportedError
 from sgx_enclaves.explain.explain import Explainer
 
 PLAIN = {
@@ -60,6 +64,26 @@ class Case:
         """The vendor's descriptor, had its config other values."""
         config = Config({**self.config.given, **changes})
         return regenerate(self.built, config, self.regenerated.generation).descriptor
+
+
+def _worked_here(work: Callable[[], bytes], *, what: str, **_: float) -> bytes:
+    try:
+        return work()
+    except SgxEnclavesError:
+        raise
+    except Exception as error:
+        raise UnsupportedError(what, found=str(error)) from None
+
+
+@contextmanager
+def described_here() -> Iterator[None]:
+    """Files are described in this process: where hundreds are, and a child shows nothing more.
+
+    As from a child, an error is one of ours.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sgx_enclaves.explain.description.in_child", _worked_here)
+        yield
 
 
 def codes(explanation: Explanation) -> list[str]:

@@ -27,7 +27,7 @@ from sgx_enclaves.enclave.verdict import GAP, differing_ranges
 from sgx_enclaves.explain.explain import MOST, Explainer
 from sgx_enclaves.explain.file_map import scan
 from tests.enclaves.synthetic import Enclave, Load, build, small_enclave
-from tests.unit.explain.explaining import PLAIN, Case, codes, message
+from tests.unit.explain.explaining import PLAIN, Case, codes, described_here, message
 
 CODE = bytes(range(1, 251)) * 2
 IMAGE = build(Enclave(code=CODE, symtab=True, interpreter="/lib/ld.so"))
@@ -502,7 +502,8 @@ def test_a_hostile_file_is_explained_without_a_traceback(
         signed[offset : offset + len(content)] = content
     if size is not None:
         signed = signed[:size].ljust(size, b"\xee")
-    explanation = case.explain(bytes(signed))
+    with described_here():
+        explanation = case.explain(bytes(signed))
     starts = [d.start for d in explanation.differences]
     assert starts == sorted(starts)
     start, end = case.built.descriptor_offset, case.built.descriptor_end
