@@ -153,18 +153,21 @@ def mutants_of(source: str) -> Iterator[Mutant]:
     for function, lines, parent, field, index in places(tree, "", AT_IMPORT):
         held = getattr(parent, field)
         node = held if index is None else held[index]
+        before = ""
         for new in variants(node):
+            before = before or shortened(ast.unparse(node))
             put = ast.copy_location(new or ast.Pass(), node)
             if index is None:
                 setattr(parent, field, put)
             else:
                 held[index] = put
-            before, after = (shortened(ast.unparse(part)) for part in (node, put))
-            change = f"{before} -> {after}"
+            change = f"{before} -> {shortened(ast.unparse(put))}"
             seen[f"{function}: {change}"] += 1
             times = seen[f"{function}: {change}"]
             change += f" ({times})" if times > 1 else ""
-            yield Mutant(function, lines, change, ast.fix_missing_locations(tree))
+            # The rest has its places.
+            ast.fix_missing_locations(put)
+            yield Mutant(function, lines, change, tree)
             if index is None:
                 setattr(parent, field, held)
             else:
