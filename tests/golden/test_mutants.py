@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.enclaves.synthetic import small_enclave
 from tests.golden.stored import Numbers, check_outcomes, mutant, stored_gzip
 from tests.golden.subjects import checked_package, compared, read_archive
 from tests.support.alone import alone
 from tests.support.keys import mrsigner, vendor_key
+from tests.support.once import regenerated_once
 from tests.support.signed import fips_enclave, signed_enclave
 from tests.support_rpm import RpmFile, cpio_of, link, write_rpm
 from tests.unit.release import tarmaker
@@ -23,14 +26,21 @@ FOLDER = "/usr/x86_64-intel-sgx/lib64/"
 NAME = f"{FOLDER}libsgx_pce.signed.so"
 
 
+@pytest.fixture(name="_regenerated_once")
+def _computed_once() -> Iterator[None]:
+    with regenerated_once():
+        yield
+
+
+@pytest.mark.usefixtures("_regenerated_once")
 def test_mutants_of_an_enclave() -> None:
     """Half of a file with three metadata blocks, half of one with a second signature."""
     signer = mrsigner(vendor_key())
     cases = []
     numbers = Numbers("enclave")
+    both = [(case, case.blocks[-1]) for case in (signed_enclave(), fips_enclave())]
     for number in range(MUTANTS):
-        case = (signed_enclave, fips_enclave)[number % 2]()
-        last = case.blocks[-1]
+        case, last = both[number % 2]
         used = case.area.start + last.offset + last.header.size
         # The headers, the metadata, and the rest of the file in turn.
         start, end = ((0, 0x400), (case.area.start, used), (0, 0))[number // 2 % 3]

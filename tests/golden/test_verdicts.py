@@ -13,20 +13,15 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.cli.output import out
-from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
-from sgx_enclaves.enclave.sdk import Generation
 from sgx_enclaves.explain.description import describe_file
 from sgx_enclaves.explain.metadata_causes import fields_by_byte
-from sgx_enclaves.limits import Limits
 from tests.enclaves.compiled import have_toolchain
 from tests.golden import enclaves
 from tests.golden.enclaves import Pair
 from tests.golden.stored import check, digest, facts, stored, updating
 from tests.golden.subjects import Output, command, compared
 from tests.support.keys import mrsigner, public_pem, vendor_key
-from tests.support.once import built_enclaves
+from tests.support.once import built_enclaves, regenerated_once
 
 # Shown whole, because a person should see how they read.
 TYPICAL = ("honest", "code byte", "foreign signer", "one block missing", "half", "debug vendor")
@@ -72,25 +67,13 @@ def _described_here() -> Iterator[None]:
 
     Each file is one of a hundred: it is described, and its metadata are regenerated, once.
     """
-    made: dict[object, Regenerated] = {}
-
-    def made_once(
-        image: EnclaveImage, config: Config, sdk: Generation, fips: bool, limits: Limits
-    ) -> Regenerated:
-        key = image.data, repr(config), sdk.name, fips
-        if key not in made:
-            made[key] = regenerate(image, config, sdk, fips, limits)
-        return made[key]
-
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, regenerated_once():
         patch.setattr("sgx_enclaves.explain.description.in_child", lambda work, **_: work())
         once = functools.cache(describe_file)
         patch.setattr(
             "sgx_enclaves.explain.explain.describe_file",
             lambda data, name, addresses=(): once(data, name, tuple(addresses)),
         )
-        patch.setattr("sgx_enclaves.enclave.compare.regenerate", made_once)
-        patch.setattr("sgx_enclaves.explain.explain.regenerate", made_once)
         patch.setattr(
             "sgx_enclaves.explain.explain.fields_by_byte", functools.cache(fields_by_byte)
         )

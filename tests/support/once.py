@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Costly things are made once a test run, whichever of its processes needs them first."""
+"""Costly things are made once: in a test run, whichever of its processes needs them first, or in
+a process.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sdk import Generation
+from sgx_enclaves.limits import Limits
 from tests.enclaves.compiled import build_enclaves
 
 
@@ -41,3 +49,22 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
         make(folder)
         lock.write(str(folder))
     return folder
+
+
+@contextmanager
+def regenerated_once() -> Iterator[None]:
+    """What follows from an enclave, a config and an SDK is computed once, for all comparisons."""
+    made: dict[object, Regenerated] = {}
+
+    def made_once(
+        image: EnclaveImage, config: Config, sdk: Generation, fips: bool, *limits: Limits
+    ) -> Regenerated:
+        key = image.data, repr(config), sdk.name, fips, repr(limits)
+        if key not in made:
+            made[key] = regenerate(image, config, sdk, fips, *limits)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sgx_enclaves.enclave.compare.regenerate", made_once)
+        patch.setattr("sgx_enclaves.explain.explain.regenerate", made_once)
+        yield
