@@ -29,11 +29,10 @@ PACKAGES = 160
 SIGNED = 16
 
 
-@pytest.fixture(name="tree")
-def _tree(tmp_path: Path) -> Path:
-    """Many packages, some with a signed enclave, one of them tampered with."""
-    tree = tmp_path / "tree"
-    tree.mkdir()
+@pytest.fixture(scope="module", name="tree")
+def _tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Many packages, some with a signed enclave, one tampered with; no scan writes there."""
+    tree = tmp_path_factory.mktemp("tree")
     plain = write_rpm([RpmFile("/usr/share/doc/x", os.urandom(300_000))], compressor="xz")
     signed = write_rpm([RpmFile(ENCLAVE_FOLDER + "libsgx_pce.signed.so", CASE.signed)])
     tampered = bytearray(CASE.signed)
@@ -47,10 +46,9 @@ def _tree(tmp_path: Path) -> Path:
     return tree
 
 
-@pytest.fixture(name="command")
-def _command(tree: Path, tmp_path: Path) -> list[str]:
-    reference = tmp_path / "reference"
-    reference.mkdir()
+@pytest.fixture(scope="module", name="command")
+def _command(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    reference = tmp_path_factory.mktemp("reference")
     (reference / "libsgx_pce.so").write_bytes(CASE.built)
     (reference / "pce.config.xml").write_bytes(CASE.config)
     # Every payload is read, so that there is time to be killed.
@@ -75,11 +73,21 @@ def outcome(command: list[str]) -> tuple[int, dict[str, Any]]:
     return done.returncode, report
 
 
+@pytest.fixture(scope="module", name="undisturbed")
+def _undisturbed(command: list[str]) -> tuple[int, dict[str, Any]]:
+    """What comes of a scan that nobody disturbs."""
+    return outcome(command)
+
+
 @pytest.mark.parametrize(
     ("jobs", "sent"), [("1", signal.SIGKILL), ("2", signal.SIGKILL), ("2", signal.SIGINT)]
 )
 def test_a_killed_scan_is_resumed(
-    command: list[str], tmp_path: Path, jobs: str, sent: signal.Signals
+    command: list[str],
+    undisturbed: tuple[int, dict[str, Any]],
+    tmp_path: Path,
+    jobs: str,
+    sent: signal.Signals,
 ) -> None:
     state = tmp_path / "state"
     resumable = [*command, "--state", str(state), "--jobs", jobs]
@@ -98,7 +106,7 @@ def test_a_killed_scan_is_resumed(
 
     status, report = outcome(resumable)
     assert (status, report["scanned"]) == (1, PACKAGES)
-    assert (status, report) == outcome(command)
+    assert (status, report) == undisturbed
     after = files_in(state)
     # What was done before was not done again, and everything is there once.
     assert after[: len(kept)] == kept
