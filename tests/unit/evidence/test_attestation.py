@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -518,8 +518,8 @@ def test_a_raw_signature_of_another_length_is_none(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def gnupg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home of GnuPG with two keys."""
+def gnupg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of GnuPG with two keys; its agent ends with the tests."""
     if shutil.which("gpg") is None or shutil.which("gpgv") is None:
         pytest.skip("gpg and gpgv are not installed")
     home = tmp_path_factory.mktemp("gpg")
@@ -527,7 +527,8 @@ def gnupg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one@example.org", "two@example.org"):
         make = ("--passphrase", "", "--quick-generate-key", name, "ed25519", "sign", "never")
         gpg(home, *make)
-    return home
+    yield home
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True, timeout=60)
 
 
 def gpg(home: Path, *arguments: str) -> bytes:

@@ -219,6 +219,7 @@ def test_a_key_of_rpms_keyring_makes_a_neighbour_count(
             assert not from_database(forged).is_authenticated
     finally:
         librpm().delMacro("_dbpath")
+        run("gpgconf", "--kill", "all")
 
 
 ARGUMENTS = ("--signer", mrsigner(vendor_key()), "--any-product", "--min-isvsvn", "0")
